@@ -1,0 +1,1 @@
+"""The interpreter between the world (metres, pixels, sentences) and the model (tensors)."""

@@ -1,0 +1,1 @@
+"""The layers: attention, encoders, decoder."""

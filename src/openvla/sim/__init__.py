@@ -1,0 +1,1 @@
+"""Simulators and closed-loop evaluation; runs without torch."""
