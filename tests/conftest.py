@@ -2,9 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Must precede the first import of the package: in tests the shapes in its signatures are checked at every call.
+jaxtyping.install_import_hook(["openvla.nn"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,10 @@ class SimulatorError(OpenVLAError):
     """A simulator that is missing, cannot render, or breaks its contract."""
 
 
+class ServerError(OpenVLAError):
+    """A policy server that cannot be reached, refuses a request, or answers what is no action."""
+
+
 class MissingDependencyError(OpenVLAError, ImportError):
     """An optional package that the called feature needs."""
 

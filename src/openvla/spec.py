@@ -94,6 +94,19 @@ class ActionSpec:
 GRIPPER_CONVENTIONS = ("open_is_high", "open_is_low", "none")
 
 
+def conventional_spec(dim: int) -> ActionSpec:
+    """What `dim` action values mean where nothing says it, as for published checkpoints; range and rate are unknown.
+
+    Seven are the convention of published policies: end-effector displacement in metres, rotation in radians, and a
+    gripper that opens towards 1. Any other number gets the names action_0, action_1, ... and no unit.
+    """
+    low, high = np.full(dim, -np.inf), np.full(dim, np.inf)
+    if dim == 7:
+        names = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+        return ActionSpec(names, ("m", "m", "m", "rad", "rad", "rad", "1"), low, high, 0.0, "open_is_high")
+    return ActionSpec(tuple(f"action_{i}" for i in range(dim)), ("1",) * dim, low, high, 0.0)
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Anything that turns observations into actions: local, remote or scripted."""

@@ -1,0 +1,215 @@
+"""The interpreter between the world and the model: images and words to tensors, token ids to robot actions.
+
+Training data, local inference and the server all translate through one `Codec`, which travels with the weights as
+`codec.json`, `tokenizer.json` and `dataset_statistics.json`. A training sequence is assembled from ids, not from text:
+
+    <s> prompt "▁" | action tokens, step by step, dimension by dimension | </s>
+
+which is what tokenising the published training string gives. Labels cover the action tokens and </s>.
+
+Shapes: H, W image; C, S channels and size of the image input; chunk consecutive actions of dim values; T ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from openvla.codec import document, published
+from openvla.codec.actions import ActionTokenizer
+from openvla.codec.batch import IGNORE_INDEX, Example
+from openvla.codec.crop import center_crop
+from openvla.codec.images import ImageTransform
+from openvla.codec.prompt import Prompt
+from openvla.codec.statistics import DatasetStatistics, load_statistics, save_statistics, select, unnormalize
+from openvla.errors import CheckpointError, InputError
+from openvla.files import write_text
+from openvla.spec import ActionSpec, conventional_spec
+
+
+@dataclass(frozen=True, eq=False)
+class Codec:
+    """Everything that must agree between training and use of a policy.
+
+    prompt, actions, images: the three translators.
+    tokenizer: None where the checkpoint has none; then only what needs text fails.
+    statistics: by data set, to undo the normalisation of actions; may be empty.
+    action: what the actions mean; None where the checkpoint does not say (see `spec`).
+    chunk: consecutive actions per prediction.
+    cameras: names of the images the model sees, in order.
+    training_crop: area (0, 1] of the random crops the model was trained on, or None for whole images.
+    suffix_token_id: ends every prompt, once; None where the language model has no such token.
+    bos_token_id, eos_token_id, pad_token_id: first id of a prompt, stop token, padding.
+
+    Raises InputError for a chunk below 1, a crop outside (0, 1], and special ids that are negative or action tokens.
+    """
+
+    actions: ActionTokenizer
+    images: ImageTransform
+    prompt: Prompt = field(default_factory=Prompt)
+    tokenizer: Tokenizer | None = None
+    statistics: Mapping[str, DatasetStatistics] = field(default_factory=dict[str, DatasetStatistics])
+    action: ActionSpec | None = None
+    chunk: int = 1
+    cameras: tuple[str, ...] = ("image",)
+    training_crop: float | None = None
+    suffix_token_id: int | None = published.LLAMA_SUFFIX_TOKEN
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    pad_token_id: int = 32000
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise InputError(f"the chunk is {self.chunk}; a policy predicts at least 1 action at a time")
+        if self.training_crop is not None and not 0 < self.training_crop <= 1:
+            raise InputError(f"the training crop is {self.training_crop}; it is an area above 0 and up to 1, or None")
+        for name in ("suffix_token_id", "bos_token_id", "eos_token_id", "pad_token_id"):
+            token = getattr(self, name)
+            if token is not None and (token < 0 or token in self.actions.token_range):
+                raise InputError(
+                    f"{name} is {token}, which must not be negative nor one of the action tokens "
+                    f"{self.actions.token_range.start}..{self.actions.token_range.stop - 1}"
+                )
+
+    @property
+    def action_dim(self) -> int | None:
+        """Dimensions of one action, or None where neither the spec nor the statistics tell."""
+        dims = {entry.action.dim for entry in self.statistics.values()}
+        if self.action is not None:
+            return self.action.dim
+        return dims.pop() if len(dims) == 1 else None
+
+    @property
+    def spec(self) -> ActionSpec:
+        """What the actions mean; by convention where only their number is known.
+
+        Raises CheckpointError where not even that is known.
+        """
+        if self.action is not None:
+            return self.action
+        if self.action_dim is None:
+            raise CheckpointError(
+                f"the number of action dimensions is unknown: there is no action spec, and {len(self.statistics)} sets "
+                "of statistics that agree on none; add dataset_statistics.json of the training data"
+            )
+        return conventional_spec(self.action_dim)
+
+    def encode_prompt(self, instruction: str) -> list[int]:
+        """Ids of the prompt for one instruction, first token of the sequence included, ending with the suffix token."""
+        if self.tokenizer is None:
+            raise CheckpointError(
+                "the checkpoint has no tokenizer, so it cannot read instructions; "
+                "copy the tokenizer.json of its language model into the directory"
+            )
+        ids = self.tokenizer.encode(self.prompt.render(instruction)).ids
+        if not ids or ids[0] != self.bos_token_id:
+            raise CheckpointError(
+                f"the tokenizer starts the prompt with id {ids[0] if ids else 'none'}, not with bos_token_id "
+                f"{self.bos_token_id}; use the tokenizer.json that belongs to the checkpoint"
+            )
+        if self.suffix_token_id is not None and ids[-1] != self.suffix_token_id:
+            ids.append(self.suffix_token_id)
+        return ids
+
+    def encode_image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """float32 (C, S, S) of a camera image uint8 (H, W, 3), at inference: the centre, if the training took crops."""
+        if self.training_crop is None:
+            return self.images(image)
+        return self.images(center_crop(self.images.resize(image), self.training_crop))
+
+    def encode_example(self, image: NDArray[np.uint8], instruction: str, action: NDArray[np.floating[Any]]) -> Example:
+        """One training example.
+
+        image: uint8 (H, W, 3), already augmented; no crop is taken here.
+        action: (chunk, dim), normalised to [-1, 1].
+        Raises InputError for an action of another shape, or with NaN, and for what `spec.check_image` refuses.
+        """
+        self._check_action_shape(action.shape)
+        prompt = self.encode_prompt(instruction)
+        target = np.append(self.actions.encode(action).reshape(-1), self.eos_token_id)
+        ids = np.concatenate([np.asarray(prompt, np.int64), target])
+        labels = ids.copy()
+        labels[: len(prompt)] = IGNORE_INDEX
+        return Example(self.images(image), ids, labels)
+
+    def decode_tokens(self, ids: NDArray[np.integer[Any]], key: str | None = None) -> NDArray[np.float64]:
+        """Actions float64 (chunk, dim) in robot units from token ids of the same shape.
+
+        key: which statistics to undo the normalisation with; None is enough where there is one.
+        Raises UsageError listing the keys, CheckpointError where there are no statistics, InputError for another dim.
+        """
+        if not self.statistics:
+            raise CheckpointError(
+                "the checkpoint has no statistics, so its tokens cannot be turned into robot units; "
+                "add dataset_statistics.json of the training data"
+            )
+        return unnormalize(self.actions.decode(ids), select(self.statistics, key).action)
+
+    def save(self, directory: str | Path) -> None:
+        """Write codec.json and, where present, tokenizer.json and dataset_statistics.json; each whole or not at all."""
+        folder = Path(directory)
+        if self.statistics:
+            save_statistics(folder / "dataset_statistics.json", self.statistics)
+        if self.tokenizer is not None:
+            write_text(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True), CheckpointError)
+        document.write_codec(folder / "codec.json", _own_fields(self))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Codec:
+        """Read what `save` wrote. Raises CheckpointError naming file and field, DataError for damaged statistics."""
+        folder = Path(directory)
+        path = folder / "dataset_statistics.json"
+        with document.invalid_values_of(folder / "codec.json"):
+            return cls(
+                tokenizer=published.read_tokenizer(folder),
+                statistics=load_statistics(path) if path.is_file() else {},
+                **document.read_codec(folder / "codec.json"),
+            )
+
+    @classmethod
+    def from_published(cls, config: Mapping[str, Any], directory: str | Path) -> Codec:
+        """The codec of a published Hugging Face directory, whose config.json is `config`.
+
+        Raises CheckpointError naming file and field, DataError for damaged statistics.
+        """
+        folder = Path(directory)
+        where = str(folder / "config.json")
+        with document.invalid_values_of(folder / "config.json"):
+            actions = published.read_actions(config, where)
+            tokenizer = published.read_tokenizer(folder)
+            special = published.read_special_tokens(config, where)
+            return cls(
+                actions=actions,
+                images=published.read_images(config, folder, where),
+                prompt=published.read_prompt(config, where),
+                tokenizer=tokenizer,
+                statistics=published.read_statistics(config, folder, where),
+                suffix_token_id=published.suffix_token(tokenizer, actions.vocab_size),
+                bos_token_id=special["bos_token_id"],
+                eos_token_id=special["eos_token_id"],
+                pad_token_id=special["pad_token_id"],
+            )
+
+    def _check_action_shape(self, shape: tuple[int, ...]) -> None:
+        dim = self.action_dim
+        if len(shape) != 2 or shape[0] != self.chunk or dim not in (None, shape[1]):
+            raise InputError(
+                f"the action has shape {shape}, but the codec takes (chunk {self.chunk}, dim {dim or 'any'}); use data "
+                "with this action dimension, or a codec made for this data"
+            )
+
+
+def _own_fields(codec: Codec) -> dict[str, Any]:
+    """What codec.json holds: all but the parts with files of their own."""
+    return {
+        item.name: getattr(codec, item.name)
+        for item in dataclasses.fields(codec)
+        if item.name not in ("tokenizer", "statistics")
+    }

@@ -1,0 +1,124 @@
+"""What a published Hugging Face checkpoint says about its codec, part by part.
+
+Such a directory has no codec.json; the parts are spread over config.json, preprocessor_config.json, tokenizer.json and
+dataset_statistics.json. Three things are not where one looks for them: the tokenizer's size is the padded embedding
+size less `pad_to_multiple_of` (32064 - 64); the normalisation constants are `tvf_normalize_params`, which the published
+conversion rounded to bfloat16, and not `means` and `stds`; and the v0.1 prompt goes with the Vicuna language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from openvla.codec.actions import ActionTokenizer
+from openvla.codec.fields import INTEGER, NUMBER, OBJECT, TEXT, list_of, nullable, read_json, some_fields
+from openvla.codec.images import NORMALIZATION, ImageTransform
+from openvla.codec.prompt import PROMPTS, Prompt
+from openvla.codec.statistics import DatasetStatistics, load_statistics
+from openvla.errors import CheckpointError
+
+LLAMA_SUFFIX_TOKEN = 29871
+
+_TRIPLE = list_of(NUMBER, 3)
+_PROCESSOR = {
+    "image_resize_strategy": TEXT,
+    "input_sizes": list_of(list_of(INTEGER, 3)),
+    "means": list_of(_TRIPLE),
+    "stds": list_of(_TRIPLE),
+    "tvf_normalize_params": nullable(list_of(OBJECT)),
+    "tvf_letterbox_fill": nullable(list_of(INTEGER, 3)),
+}
+
+
+def read_actions(config: Mapping[str, Any], where: str) -> ActionTokenizer:
+    """The bins of config.json; 256 where it does not say."""
+    kinds = {"text_config": OBJECT, "pad_to_multiple_of": INTEGER, "n_action_bins": INTEGER}
+    fields = some_fields(config, kinds, where, {"n_action_bins": 256})
+    text = some_fields(fields["text_config"], {"vocab_size": INTEGER}, f"{where}, text_config")
+    return ActionTokenizer(text["vocab_size"] - fields["pad_to_multiple_of"], fields["n_action_bins"])
+
+
+def read_prompt(config: Mapping[str, Any], where: str) -> Prompt:
+    """The prompt that the published code builds: Vicuna's for Vicuna, the plain one for every other language model."""
+    backbone = some_fields(config, {"llm_backbone_id": TEXT}, where)["llm_backbone_id"]
+    return Prompt(PROMPTS["openvla-v01" if backbone.startswith("vicuna") else "openvla"])
+
+
+def read_images(config: Mapping[str, Any], directory: Path, where: str) -> ImageTransform:
+    """From preprocessor_config.json; where that is absent, from the encoders that config.json names."""
+    path = directory / "preprocessor_config.json"
+    if path.is_file():
+        return _images_of_processor(read_json(path), str(path))
+    kinds = {"timm_model_ids": list_of(TEXT), "image_sizes": list_of(INTEGER), "image_resize_strategy": TEXT}
+    fields = some_fields(config, kinds, where)
+    constants = [NORMALIZATION[_family(name, where)] for name in fields["timm_model_ids"]]
+    means, stds = tuple(mean for mean, _ in constants), tuple(std for _, std in constants)
+    return ImageTransform(fields["image_resize_strategy"], tuple(fields["image_sizes"]), means, stds)
+
+
+def read_tokenizer(directory: Path) -> Tokenizer | None:
+    """tokenizer.json of the directory, or None where there is none."""
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{path} is not a tokenizer ({error}); restore the original file") from error
+
+
+def read_statistics(config: Mapping[str, Any], directory: Path, where: str) -> dict[str, DatasetStatistics]:
+    """dataset_statistics.json, which fine-tuning writes, or else norm_stats of config.json; empty where neither is."""
+    path = directory / "dataset_statistics.json"
+    if path.is_file():
+        return load_statistics(path)
+    kinds = {"norm_stats": nullable(OBJECT)}
+    table: dict[str, Any] = some_fields(config, kinds, where, {"norm_stats": None})["norm_stats"] or {}
+    return {key: DatasetStatistics.from_dict(entry, f"{where}, norm_stats {key!r},") for key, entry in table.items()}
+
+
+def read_special_tokens(config: Mapping[str, Any], where: str) -> dict[str, int]:
+    """bos_token_id, eos_token_id and pad_token_id; Llama's where config.json does not say."""
+    fields = some_fields(config, {"text_config": OBJECT, "pad_token_id": INTEGER}, where, {"pad_token_id": 32000})
+    kinds = {"bos_token_id": INTEGER, "eos_token_id": INTEGER}
+    ends = some_fields(fields["text_config"], kinds, f"{where}, text_config", {"bos_token_id": 1, "eos_token_id": 2})
+    return ends | {"pad_token_id": fields["pad_token_id"]}
+
+
+def suffix_token(tokenizer: Tokenizer | None, vocab_size: int) -> int | None:
+    """The id of a lone space: the tokenizer's, or Llama's where there is no tokenizer but room for it."""
+    if tokenizer is not None:
+        return tokenizer.token_to_id("▁")
+    return LLAMA_SUFFIX_TOKEN if vocab_size > LLAMA_SUFFIX_TOKEN else None
+
+
+def _images_of_processor(document: object, where: str) -> ImageTransform:
+    fields = some_fields(document, _PROCESSOR, where, {"tvf_normalize_params": None, "tvf_letterbox_fill": None})
+    if fields["tvf_normalize_params"] is None:
+        means, stds = fields["means"], fields["stds"]
+    else:
+        place, kinds = f"{where}, tvf_normalize_params", {"mean": _TRIPLE, "std": _TRIPLE}
+        applied = [some_fields(entry, kinds, place) for entry in fields["tvf_normalize_params"]]
+        means, stds = [entry["mean"] for entry in applied], [entry["std"] for entry in applied]
+    fill = fields["tvf_letterbox_fill"]
+    return ImageTransform(
+        strategy=fields["image_resize_strategy"],
+        sizes=tuple(size[-1] for size in fields["input_sizes"]),
+        means=tuple(map(tuple, means)),
+        stds=tuple(map(tuple, stds)),
+        fill=None if fill is None else tuple(fill),
+    )
+
+
+def _family(timm_id: str, where: str) -> str:
+    for family in NORMALIZATION:
+        if family in timm_id:
+            return family
+    raise CheckpointError(
+        f"{where}: the vision encoder {timm_id!r} is of no known family ({', '.join(NORMALIZATION)}); "
+        "add preprocessor_config.json, which holds its normalisation"
+    )

@@ -1,0 +1,95 @@
+"""The fifty Meta-World tasks in words, and which of them are trained on.
+
+Source: Yu et al., "Meta-World: A Benchmark and Evaluation for Multi-Task and Meta Reinforcement Learning", 2019,
+table 1, lists the tasks; the sentences are ours. Tasks that share a scene differ in their words.
+"""
+
+from __future__ import annotations
+
+TASKS: dict[str, str] = {
+    "assembly": "put the ring on the peg",
+    "basketball": "drop the basketball into the hoop",
+    "bin-picking": "move the block from the red bin to the blue bin",
+    "box-close": "put the lid on the box",
+    "button-press": "push the button on the front of the box",
+    "button-press-topdown": "press the button down from above",
+    "button-press-topdown-wall": "reach over the wall and press the button down from above",
+    "button-press-wall": "reach around the wall and push the button",
+    "coffee-button": "press the button of the coffee machine",
+    "coffee-pull": "pull the mug away from the coffee machine",
+    "coffee-push": "push the mug under the coffee machine",
+    "dial-turn": "turn the dial",
+    "disassemble": "take the ring off the peg",
+    "door-close": "close the door",
+    "door-lock": "lock the door",
+    "door-open": "open the door",
+    "door-unlock": "unlock the door",
+    "drawer-close": "close the drawer",
+    "drawer-open": "open the drawer",
+    "faucet-close": "turn the faucet to the left",
+    "faucet-open": "turn the faucet to the right",
+    "hammer": "drive the nail in with the hammer",
+    "hand-insert": "put the hand into the hole",
+    "handle-press": "press the handle down",
+    "handle-press-side": "press the sideways handle down",
+    "handle-pull": "pull the handle up",
+    "handle-pull-side": "pull the sideways handle up",
+    "lever-pull": "lift the lever",
+    "peg-insert-side": "insert the peg into the side of the box",
+    "peg-unplug-side": "pull the peg out of the side of the box",
+    "pick-out-of-hole": "lift the puck out of the hole",
+    "pick-place": "pick up the puck and hold it at the goal",
+    "pick-place-wall": "lift the puck over the wall to the goal",
+    "plate-slide": "slide the plate into the goal",
+    "plate-slide-back": "slide the plate back out of the goal",
+    "plate-slide-back-side": "slide the plate sideways out of the goal",
+    "plate-slide-side": "slide the plate sideways into the goal",
+    "push": "push the puck to the goal",
+    "push-back": "pull the block back to the goal",
+    "push-wall": "push the puck around the wall to the goal",
+    "reach": "reach the goal",
+    "reach-wall": "reach the goal behind the wall",
+    "shelf-place": "put the block on the shelf",
+    "soccer": "kick the ball into the goal",
+    "stick-pull": "pull the thermos with the stick",
+    "stick-push": "push the thermos with the stick",
+    "sweep": "sweep the block off the table",
+    "sweep-into": "sweep the block into the hole",
+    "window-close": "close the window",
+    "window-open": "open the window",
+}
+
+DEFAULT_TASKS: tuple[str, ...] = (
+    "button-press-topdown",
+    "coffee-button",
+    "door-close",
+    "door-open",
+    "drawer-close",
+    "drawer-open",
+    "faucet-close",
+    "faucet-open",
+    "window-close",
+    "window-open",
+)
+
+# The goal of these is a point in space that only a coloured sphere shows. Everywhere else the spheres stay hidden,
+# because they would tell the tasks of one scene apart, and that is what the instruction is for.
+MARKED_TASKS: frozenset[str] = frozenset(
+    {
+        "coffee-pull",
+        "coffee-push",
+        "peg-unplug-side",
+        "pick-out-of-hole",
+        "pick-place",
+        "pick-place-wall",
+        "plate-slide-back",
+        "plate-slide-back-side",
+        "push",
+        "push-back",
+        "push-wall",
+        "reach",
+        "reach-wall",
+        "stick-pull",
+        "stick-push",
+    }
+)

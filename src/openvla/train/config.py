@@ -1,0 +1,59 @@
+"""What a training run is: one frozen record, written beside its results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training or fine-tuning run. The defaults fine-tune; recipes set what pre-training needs."""
+
+    data: Path
+    """RLDS data set: the directory with dataset_info.json, or one above it."""
+    output: Path
+    """Directory of the run: metrics.jsonl, tensorboard/, checkpoints/ and, at the end, final/."""
+    checkpoint: str
+    """Where the weights start: a directory, a shipped name, a hub id, or "preset:nano" for random weights."""
+    dataset: str = "metaworld"
+    """Name of the data set's record, which says how its steps become actions."""
+    method: Literal["full", "lora"] = "full"
+    """What is trained: every weight, or low-rank adapters on every linear layer."""
+    rank: int = 32
+    """Rank of the LoRA adapters."""
+    steps: int = 1000
+    """Optimiser steps in all."""
+    batch_size: int = 16
+    """Examples per step."""
+    learning_rate: float = 5e-4
+    """Peak learning rate. Published: 2e-5 for full, 5e-4 for LoRA."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Constant as published, or cosine to zero; either after the warm-up."""
+    warmup_ratio: float = 0.0
+    """Share of the steps over which the learning rate rises linearly from zero."""
+    weight_decay: float = 0.0
+    """AdamW weight decay of matrices; vectors and biases have none."""
+    gradient_clip: float = 1.0
+    """Largest global norm of the gradient."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast over fp32 weights, or fp32; auto takes bf16 where the hardware has it."""
+    device: str = "auto"
+    """Torch device; auto takes the GPU where there is one."""
+    seed: int = 7
+    """Orders the data and draws new weights."""
+    hold_out: int = 20
+    """Without a split "val", every so many-th episode is only validated on; 0 turns validation off."""
+    validation_frames: int = 512
+    """At most so many frames are used for a validation."""
+    validate_every: int = 500
+    """Steps between validations."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept; older ones are removed."""
+    log_every: int = 20
+    """Steps between log lines."""
+    resume: bool = False
+    """Continue from the newest checkpoint of `output`."""

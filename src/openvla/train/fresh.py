@@ -1,0 +1,69 @@
+"""A model to train from nothing: random weights, and a codec that learns its words from a word list.
+
+Published presets need the tokenizer of their language model; here are the small ones, whose vocabulary is ours.
+"""
+
+from __future__ import annotations
+
+from openvla.codec.actions import ActionTokenizer
+from openvla.codec.codec import Codec
+from openvla.codec.images import NORMALIZATION, ImageTransform
+from openvla.codec.prompt import PROMPTS, Prompt
+from openvla.codec.tokenizer import SPACE, train_tokenizer
+from openvla.data.oxe import DATASETS
+from openvla.errors import UsageError, lookup
+from openvla.model.checkpoint import Checkpoint, new_checkpoint
+from openvla.model.presets import NANO_VOCAB, PRESETS, Preset
+
+PREFIX = "preset:"
+
+WORDS = """
+above across around away back backward behind below beside between blue bottom brown by center closed corner down edge
+end far first forward from front goal gray green grey half horizontal in inside into inward large last left long low
+middle near of off on onto open orange other out outside outward over past pink purple red rear right round second short
+side sideways small square straight tall the then third through to top toward under until up upright vertical wall white
+with yellow and at it its all both each
+adjust assemble bring clean close drag drive drop empty fill flip fold grasp grab hammer hang hit hold insert kick knock
+lay lift lock lower make move open pick place plug point pour press pull push put raise reach release remove rotate scoop
+set shake shut slide stack stir sweep swing take throw tilt touch turn twist unlock unplug unfold use wipe
+apple ball banana basket basketball bin block board book bottle bowl box bread brick brush bucket button cabinet can carrot
+cloth coffee corn cube cup dial dish door drawer faucet fork fridge glass gripper hammer hand handle hole hoop kettle knife
+lamp lever lid machine marker microwave mug nail oven pan peg pen pencil plate plug pot puck rack ring robot shelf sink
+soccer sponge spoon stick stove switch table tap thermos tomato towel toy tray window
+""".split()
+"""What robots are told, in single words; other words are spelled in pieces."""
+
+
+def fresh_checkpoint(name: str, dataset: str, seed: int) -> Checkpoint:
+    """An untrained model of the preset `name`, acting as the data set `dataset` does; weights drawn from `seed`.
+
+    Raises UsageError for an unknown preset or data set, and for presets too large to start from random weights.
+    """
+    preset, record = lookup(name, PRESETS, "preset"), lookup(dataset, DATASETS, "data set")
+    if preset.model.decoder.vocab_size != NANO_VOCAB + 64:
+        raise UsageError(
+            f"preset {name!r} needs the tokenizer of its language model; fine-tune a checkpoint of it instead"
+        )
+    prompt = Prompt(PROMPTS["openvla"])
+    tokenizer = train_tokenizer([prompt.render(word) for word in WORDS], NANO_VOCAB)
+    codec = Codec(
+        actions=ActionTokenizer(NANO_VOCAB),
+        images=images_of(preset),
+        prompt=prompt,
+        tokenizer=tokenizer,
+        action=record.action,
+        suffix_token_id=tokenizer.token_to_id(SPACE),
+        pad_token_id=NANO_VOCAB,
+    )
+    return new_checkpoint(preset, codec, seed)
+
+
+def images_of(preset: Preset) -> ImageTransform:
+    """Plain resizing to the encoders' size, and each encoder family's published normalisation."""
+    families = ["siglip" if "siglip" in name else "dinov2" for name in preset.timm_ids]
+    return ImageTransform(
+        strategy="resize-naive",
+        sizes=tuple(encoder.image_size for encoder in preset.model.encoders),
+        means=tuple(NORMALIZATION[family][0] for family in families),
+        stds=tuple(NORMALIZATION[family][1] for family in families),
+    )

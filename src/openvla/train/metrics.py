@@ -1,0 +1,92 @@
+"""What a run measures and where it writes it.
+
+Every line of metrics.jsonl is {"step": int, name: number, ...}; the names carry their units. The same numbers go to
+TensorBoard.
+
+Shapes: B batch, K action tokens per example (chunk x dim, in that order), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from openvla.codec.codec import Codec
+from openvla.errors import require
+
+
+def action_metrics(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"], batch: int, codec: Codec
+) -> dict[str, float]:
+    """Accuracy and error of the greedy action tokens, given N = B (K + 1) supervised positions row by row.
+
+    action_token_accuracy: share of exactly right tokens. l1_normalized: mean |error| in [-1, 1] units, in all and for
+    each dimension by name. The stop token counts in neither.
+    """
+    chosen = logits.argmax(-1).reshape(batch, -1)[:, :-1].cpu().numpy()
+    wanted = targets.reshape(batch, -1)[:, :-1].cpu().numpy()
+    error = np.abs(codec.actions.decode(chosen) - codec.actions.decode(wanted))
+    names = codec.spec.names
+    by_dimension = error.reshape(-1, len(names)).mean(axis=0)
+    return {
+        "action_token_accuracy": float((chosen == wanted).mean()),
+        "l1_normalized": float(error.mean()),
+        **{f"l1_normalized/{name}": float(value) for name, value in zip(names, by_dimension, strict=True)},
+    }
+
+
+def average(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each name over `rows`, which all have the same names."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else ())}
+
+
+class MetricLog:
+    """metrics.jsonl and TensorBoard files of one run."""
+
+    def __init__(self, output: Path, resume_step: int) -> None:
+        """Lines that an interrupted run wrote after its last checkpoint, step `resume_step`, are dropped."""
+        self._path = output / "metrics.jsonl"
+        lines = self._path.read_text().splitlines() if resume_step and self._path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= resume_step]
+        self._path.write_text("".join(line + "\n" for line in kept))
+        writer = require("torch.utils.tensorboard.writer", "train").SummaryWriter
+        self._board: Any = writer(str(output / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record `values` as of `step` finished steps."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush what TensorBoard buffers."""
+        self._board.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; a line torn by a crash is never kept."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a 2048-wide matrix product here and now: what the model FLOPs utilisation (MFU) is a share of."""
+    import time
+
+    matrix = torch.rand(2048, 2048, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        float((matrix @ matrix)[0, 0])
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048**3 / best

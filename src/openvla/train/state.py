@@ -1,0 +1,104 @@
+"""All that must survive a crash: weights, optimiser, position. A saved step is complete or absent.
+
+checkpoints/step-000500/ training.pt            optimiser, step, random state
+                         weights/ or adapter/   a checkpoint directory, or a peft adapter
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from openvla.errors import TrainingError, require
+from openvla.files import new_directory, write_text
+from openvla.model.checkpoint import Checkpoint, read_weights, save_checkpoint
+from openvla.train.config import TrainConfig
+
+RUN = "run.json"
+FREE_TO_CHANGE = ("resume", "log_every", "keep")
+
+
+def open_run(config: TrainConfig) -> None:
+    """Make the output directory and write run.json, or check that a resumed run is the same run.
+
+    Raises TrainingError for a directory in use, and for a resumed run whose configuration differs, showing how.
+    """
+    path = config.output / RUN
+    ours: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    if not config.resume:
+        if config.output.exists() and any(config.output.iterdir()):
+            raise TrainingError(
+                f"{config.output} is not empty; resume that run with --resume, or choose another output"
+            )
+        config.output.mkdir(parents=True, exist_ok=True)
+    elif path.exists():
+        theirs: dict[str, Any] = json.loads(path.read_text())
+        changed = [
+            f"{name} was {theirs.get(name)!r} and is {value!r}"
+            for name, value in ours.items()
+            if name not in FREE_TO_CHANGE and theirs.get(name) != value
+        ]
+        if changed:
+            raise TrainingError(f"cannot resume {config.output}: {'; '.join(changed)}; give the same values as before")
+    else:
+        raise TrainingError(f"cannot resume {config.output}: there is no {RUN} in it; start the run without --resume")
+    write_text(path, json.dumps(ours, indent=2) + "\n", TrainingError)
+
+
+def saved_steps(output: Path) -> list[tuple[int, Path]]:
+    """(step, directory) of every complete checkpoint, oldest first."""
+    found = [(int(path.name.removeprefix("step-")), path) for path in (output / "checkpoints").glob("step-*")]
+    return sorted(found)
+
+
+def save(
+    config: TrainConfig, step: int, checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write the state after `step` steps and remove the oldest beyond `config.keep`."""
+    target = config.output / "checkpoints" / f"step-{step:06d}"
+    if target.exists():
+        return
+    with new_directory(target, TrainingError) as place:
+        if config.method == "lora":
+            _save_adapter(module, place / "adapter")
+        else:
+            save_checkpoint(place / "weights", checkpoint)
+        state = {"step": step, "optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
+        torch.save(state, place / "training.pt")
+    for _, old in saved_steps(config.output)[: -config.keep]:
+        shutil.rmtree(old)
+
+
+def restore(config: TrainConfig, checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest saved state into the run's parts and return its step; 0 where nothing was saved yet."""
+    for leftover in (config.output / "checkpoints").glob(".step-*.tmp"):
+        shutil.rmtree(leftover)
+    steps = saved_steps(config.output)
+    if not steps:
+        return 0
+    _, place = steps[-1]
+    try:
+        state: dict[str, Any] = torch.load(place / "training.pt", weights_only=True)
+        if config.method == "lora":
+            weights = load_file(place / "adapter" / "adapter_model.safetensors")
+            require("peft", "train").set_peft_model_state_dict(module, weights)
+        else:
+            model = checkpoint.model
+            model.load_state_dict(read_weights(place / "weights", model.state_dict()))
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+    except Exception as error:
+        raise TrainingError(f"cannot resume from {place} ({error}); remove it to resume from the one before") from error
+    return int(state["step"])
+
+
+def _save_adapter(module: Any, place: Path) -> None:
+    module.save_pretrained(place)
+    (place / "README.md").unlink(missing_ok=True)

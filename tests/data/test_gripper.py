@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from openvla.data.gripper import binarize_gripper
+
+
+def slow_binarize(values: np.ndarray) -> list[float]:
+    carry = float(values[-1]) if len(values) else 0.0
+    result: list[float] = []
+    for value in values[::-1].tolist():
+        carry = 1.0 if value > np.float32(0.95) else 0.0 if value < np.float32(0.05) else carry
+        result.append(carry)
+    return result[::-1]
+
+
+def test_it_is_the_published_function(golden: Path) -> None:
+    with np.load(golden / "oxe_transforms/extra/primitives.npz") as cases:
+        names = [name for name in cases if name.startswith("binarize/in/")]
+        assert len(names) == 8
+        for name in names:
+            np.testing.assert_array_equal(binarize_gripper(cases[name]), cases[name.replace("/in/", "/out/")])
+
+
+def test_it_is_a_slow_reference_on_random_commands() -> None:
+    random = np.random.default_rng(0)
+    for steps in (0, 1, 2, 17, 400):
+        values = random.choice([0.0, 0.05, 0.3, 0.6, 0.95, 1.0], steps).astype(np.float32)
+        assert binarize_gripper(values).tolist() == slow_binarize(values)
+
+
+def test_a_tail_in_between_keeps_the_last_raw_value() -> None:
+    assert binarize_gripper(np.float32([0, 0, 0.5, 1, 1, 0.75, 0.5])).tolist() == [0, 0, 1, 1, 1, 0.5, 0.5]
