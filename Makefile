@@ -34,7 +34,7 @@ check: .venv/.installed-dev
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "openvla needs Python 3.11 or newer, and $(PYTHON) is older: run make PYTHON=python3.11"; exit 2; }
+		{ echo "openvla needs Python 3.11 or newer, and $(PYTHON) is not that; name one: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv
 
 .venv/.installed-dev: $(PINS) | .venv/bin/python

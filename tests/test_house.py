@@ -225,6 +225,13 @@ def test_the_architecture_names_every_room() -> None:
         assert f"`{room.name}/" in text
 
 
+def test_the_reading_order_names_files_that_exist() -> None:
+    named = re.findall(r"^\d+\. .*?:", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE)
+    named = re.findall(r"`([\w/]+\.py)`", " ".join(named))
+    assert len(named) > 10
+    assert not [path for path in named if not (SOURCE / path).exists()]
+
+
 def test_help_answers_at_once() -> None:
     code = (
         "import time; start = time.perf_counter()\n"

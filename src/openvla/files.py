@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,10 +14,11 @@ from openvla.errors import OpenVLAError
 
 
 @contextlib.contextmanager
-def new_directory(target: Path, error: type[OpenVLAError]) -> Iterator[Path]:
+def new_directory(target: Path, error: type[OpenVLAError]) -> Generator[Path]:
     """A temporary directory beside `target`; it becomes `target` on success and vanishes on any exception.
 
-    Parents are made as needed, and removed again on failure. Raises `error` where `target` exists or the disk refuses.
+    Parents are made as needed, and removed again on failure. Whatever the block wrote is synced before the rename.
+    Raises `error` where `target` exists or the disk refuses.
     """
     if target.exists():
         raise error(f"{target} exists already; remove it, or choose another directory")
@@ -26,8 +27,8 @@ def new_directory(target: Path, error: type[OpenVLAError]) -> Iterator[Path]:
     try:
         place.mkdir(parents=True)
         yield place
-        for folder in (place, *(path for path in place.rglob("*") if path.is_dir())):
-            _sync(folder)
+        for path in (*place.rglob("*"), place):
+            _sync(path)
         place.rename(target)
         _sync(target.parent)
     except BaseException as cause:
@@ -41,7 +42,7 @@ def new_directory(target: Path, error: type[OpenVLAError]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path) -> Generator[BinaryIO]:
     """A new file, open for writing bytes; on disk when the block ends. Raises OSError, as for an existing file."""
     with path.open("xb") as file:
         yield file
@@ -56,18 +57,20 @@ def write_text(path: Path, text: str, error: type[OpenVLAError]) -> None:
         with new_file(place) as file:
             file.write(text.encode())
         place.replace(path)
+        _sync(path.parent)
     except OSError as cause:
         raise error(f"cannot write {path}: {cause.strerror or cause}; choose another place") from cause
     finally:
-        place.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            place.unlink()
 
 
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from openvla.errors import InputError
 
 IGNORE_INDEX = -100
+"""Label of a position that is not supervised."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from openvla.codec.statistics import DatasetStatistics, load_statistics
 from openvla.errors import CheckpointError
 
 LLAMA_SUFFIX_TOKEN = 29871
+LLAMA_VOCAB = 32000
 
 _TRIPLE = list_of(NUMBER, 3)
 _PROCESSOR = {
@@ -35,11 +36,11 @@ _PROCESSOR = {
 
 
 def read_actions(config: Mapping[str, Any], where: str) -> ActionTokenizer:
-    """The bins of config.json; 256 where it does not say."""
+    """The bins of config.json; 256, and 64 rows of padding, where it does not say."""
     kinds = {"text_config": OBJECT, "pad_to_multiple_of": INTEGER, "n_action_bins": INTEGER}
-    fields = some_fields(config, kinds, where, {"n_action_bins": 256})
-    text = some_fields(fields["text_config"], {"vocab_size": INTEGER}, f"{where}, text_config")
-    return ActionTokenizer(text["vocab_size"] - fields["pad_to_multiple_of"], fields["n_action_bins"])
+    fields = some_fields(config, kinds, where, {"n_action_bins": 256, "pad_to_multiple_of": 64})
+    rows = _of_text(fields["text_config"], {"vocab_size": LLAMA_VOCAB}, where)["vocab_size"]
+    return ActionTokenizer(rows - fields["pad_to_multiple_of"], fields["n_action_bins"])
 
 
 def read_prompt(config: Mapping[str, Any], where: str) -> Prompt:
@@ -82,11 +83,15 @@ def read_statistics(config: Mapping[str, Any], directory: Path, where: str) -> d
 
 
 def read_special_tokens(config: Mapping[str, Any], where: str) -> dict[str, int]:
-    """bos_token_id, eos_token_id and pad_token_id; Llama's where config.json does not say."""
-    fields = some_fields(config, {"text_config": OBJECT, "pad_token_id": INTEGER}, where, {"pad_token_id": 32000})
-    kinds = {"bos_token_id": INTEGER, "eos_token_id": INTEGER}
-    ends = some_fields(fields["text_config"], kinds, f"{where}, text_config", {"bos_token_id": 1, "eos_token_id": 2})
-    return ends | {"pad_token_id": fields["pad_token_id"]}
+    """bos_token_id, eos_token_id and pad_token_id.
+
+    Where config.json does not say: Llama's ends, and for padding the first id that the tokenizer does not use.
+    """
+    kinds = {"text_config": OBJECT, "pad_token_id": nullable(INTEGER)}
+    fields = some_fields(config, kinds, where, {"pad_token_id": None})
+    pad = read_actions(config, where).vocab_size if fields["pad_token_id"] is None else fields["pad_token_id"]
+    ends = _of_text(fields["text_config"], {"bos_token_id": 1, "eos_token_id": 2}, where)
+    return ends | {"pad_token_id": pad}
 
 
 def suffix_token(tokenizer: Tokenizer | None, vocab_size: int) -> int | None:
@@ -94,6 +99,12 @@ def suffix_token(tokenizer: Tokenizer | None, vocab_size: int) -> int | None:
     if tokenizer is not None:
         return tokenizer.token_to_id("▁")
     return LLAMA_SUFFIX_TOKEN if vocab_size > LLAMA_SUFFIX_TOKEN else None
+
+
+def _of_text(text: Mapping[str, Any], defaults: Mapping[str, int], where: str) -> dict[str, int]:
+    """The integers of text_config named in `defaults`, which hold for those absent or null."""
+    given = {name: value for name, value in text.items() if value is not None}
+    return some_fields(given, dict.fromkeys(defaults, INTEGER), f"{where}, text_config", defaults)
 
 
 def _images_of_processor(document: object, where: str) -> ImageTransform:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla.codec.codec import Codec
 from openvla.codec.batch import Example, collate
+from openvla.codec.codec import Codec
 from openvla.codec.statistics import FieldStatistics, normalize
 from openvla.data.episode import Episode
 from openvla.data.info import DatasetInfo

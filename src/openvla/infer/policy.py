@@ -20,7 +20,7 @@ from openvla.errors import UsageError, lookup
 from openvla.infer.engine import generate
 from openvla.model.checkpoint import Checkpoint, load_checkpoint
 from openvla.nn.hardware import multiplies_bf16, pick_device
-from openvla.spec import Action, ActionSpec, Observation
+from openvla.spec import Action, ActionSpec, Observation, conventional_spec
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -38,24 +38,25 @@ def load_policy(
 
     statistics: key of the data set whose action range applies (the published `unnorm_key`); None is enough where the
         checkpoint has one.
-    device: "auto" takes the GPU where there is one. dtype: "bf16", "fp16", "fp32"; "auto" keeps the stored one where
-        the hardware multiplies it natively, else float32.
+    device: "auto" takes the GPU where there is one.
+    dtype: "bf16", "fp16", "fp32"; "auto" keeps the stored one where the hardware multiplies it natively, else float32.
     quantize: None; other precisions are not built yet. revision: of a hub id.
-    Raises CheckpointError, UsageError.
+    Raises CheckpointError and DataError for a checkpoint that cannot be loaded, UsageError for every other argument.
     """
     if quantize is not None:
         raise UsageError(f"quantize={quantize!r} is not available in this version; leave it out to run unquantised")
-    checkpoint = load_checkpoint(source, revision=revision)
-    if checkpoint.codec.statistics:
-        select(checkpoint.codec.statistics, statistics)
     place = pick_device(device)
-    chosen = _dtype_for(checkpoint, place) if dtype == "auto" else lookup(dtype, DTYPES, "dtype")
-    checkpoint.model.to(device=place, dtype=chosen)
+    wanted = lookup(dtype, {"auto": None, **DTYPES}, "dtype")
+    checkpoint = load_checkpoint(source, revision=revision)
+    if checkpoint.codec.statistics or statistics is not None:
+        select(checkpoint.codec.statistics, statistics)
+    stored = checkpoint.model.projector.fc1.weight.dtype
+    checkpoint.model.to(device=place, dtype=wanted or native_dtype(stored, place))
     return LocalPolicy(checkpoint, statistics)
 
 
 class LocalPolicy:
-    """Acts with a loaded checkpoint, greedily. Keeps nothing between calls."""
+    """Acts with a loaded checkpoint, greedily; remembers nothing of an episode."""
 
     def __init__(self, checkpoint: Checkpoint, statistics: str | None = None) -> None:
         self.model = checkpoint.model.eval().requires_grad_(False)
@@ -65,7 +66,12 @@ class LocalPolicy:
 
     @property
     def spec(self) -> ActionSpec:
-        """What the actions mean."""
+        """What the actions mean; where the checkpoint does not say, what is usual for as many as its statistics have.
+
+        Raises CheckpointError where there are no statistics either.
+        """
+        if self.codec.action is None and self.codec.statistics:
+            return conventional_spec(select(self.codec.statistics, self._statistics).action.dim)
         return self.codec.spec
 
     def act(self, observation: Observation) -> Action:
@@ -111,7 +117,9 @@ class LocalPolicy:
         return self._prompts[instruction]
 
 
-def _dtype_for(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    stored = checkpoint.model.projector.fc1.weight.dtype
-    native = stored == torch.float32 or (stored == torch.bfloat16 and multiplies_bf16(device)) or device.type == "cuda"
+def native_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """`stored` if `device` multiplies it natively, else float32."""
+    native = (stored == torch.bfloat16 and multiplies_bf16(device)) or (
+        stored == torch.float16 and device.type == "cuda"
+    )
     return stored if native else torch.float32

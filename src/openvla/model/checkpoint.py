@@ -29,6 +29,7 @@ from openvla.files import new_directory, write_text
 from openvla.model.presets import Preset
 from openvla.model.prismatic import OpenVLA
 from openvla.model.published import read_model_config, write_config
+from openvla.nn.hardware import pick_device
 
 CONFIG, WEIGHTS, INDEX, CODEC = "config.json", "model.safetensors", "model.safetensors.index.json", "codec.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
@@ -52,9 +53,12 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint from a directory, a shipped name ("nano") or a hub id ("openvla/openvla-7b").
 
-    dtype: of the weights; None keeps the stored one. revision: a branch, tag or commit of a hub id.
-    Raises CheckpointError, in one sentence, for everything that is absent, damaged or of another architecture.
+    device: where the weights go. dtype: of the weights; None keeps the stored one.
+    revision: a branch, tag or commit of a hub id.
+    Raises CheckpointError, in one sentence, for everything that is absent, damaged or of another architecture;
+    DataError for damaged statistics; UsageError for a device that cannot be used.
     """
+    place = pick_device(str(device))
     directory = resolve(source, revision)
     config = cast("dict[str, Any]", read_json(directory / CONFIG))
     with torch.device("meta"):
@@ -62,7 +66,7 @@ def load_checkpoint(
     model.load_state_dict(read_weights(directory, model.state_dict()), assign=True)
     codec = Codec.load(directory) if (directory / CODEC).is_file() else Codec.from_published(config, directory)
     _check_agreement(model, codec, directory)
-    return Checkpoint(model.to(device=device, dtype=dtype).eval(), codec, config)
+    return Checkpoint(model.to(device=place, dtype=dtype).eval(), codec, config)
 
 
 def new_checkpoint(preset: Preset, codec: Codec, seed: int) -> Checkpoint:
@@ -74,9 +78,10 @@ def new_checkpoint(preset: Preset, codec: Codec, seed: int) -> Checkpoint:
 
 
 def save_checkpoint(directory: str | Path, checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> None:
-    """Write a new checkpoint directory, whole or not at all. Raises CheckpointError where it exists or cannot be written.
+    """Write a new checkpoint directory, whole or not at all.
 
     dtype: of the stored weights; None keeps the model's.
+    Raises CheckpointError where the directory exists or cannot be written.
     """
     weights = {
         name: tensor.detach().to(device="cpu", dtype=dtype).contiguous()
@@ -85,7 +90,10 @@ def save_checkpoint(directory: str | Path, checkpoint: Checkpoint, dtype: torch.
     with new_directory(Path(directory), CheckpointError) as place:
         write_text(place / CONFIG, json.dumps(checkpoint.config, indent=2) + "\n", CheckpointError)
         checkpoint.codec.save(place)
-        save_file(weights, place / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(weights, place / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise CheckpointError(f"cannot write {directory}: {error}; is the disk full?") from error
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Path:
@@ -178,11 +186,14 @@ def _check_agreement(model: OpenVLA, codec: Codec, directory: Path) -> None:
             f"{directory}: the images are prepared at {list(codec.images.sizes)} px, but the encoders take "
             f"{[encoder.image_size for encoder in config.encoders]}; codec and weights belong to different models"
         )
-    if codec.actions.vocab_size > config.decoder.vocab_size:
-        raise CheckpointError(
-            f"{directory}: the tokenizer has {codec.actions.vocab_size} entries, the embedding only "
-            f"{config.decoder.vocab_size}; codec and weights belong to different models"
-        )
+    rows = config.decoder.vocab_size
+    tokens = {name: getattr(codec, f"{name}_token_id") or 0 for name in ("bos", "eos", "pad", "suffix")}
+    for name, token in (tokens | {"last action": codec.actions.vocab_size - 1}).items():
+        if token >= rows:
+            raise CheckpointError(
+                f"{directory}: the {name} token is {token}, but the embedding has only {rows} rows; codec and weights "
+                "belong to different models"
+            )
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -191,6 +202,6 @@ def _download(name: str, revision: str | None) -> Path:
     except Exception as error:  # the hub client raises types of several libraries
         reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"cannot get {name!r} from the hub ({reason[0] if reason else type(error).__name__}); check the name and the "
-            "connection, or give a directory"
+            f"there is no directory {name!r}, and no checkpoint of that name comes from the hub "
+            f"({reason[0] if reason else type(error).__name__}); check the name and the connection"
         ) from error

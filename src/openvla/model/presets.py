@@ -15,10 +15,16 @@ from openvla.nn.vit import ViTConfig
 DINOV2_L = "vit_large_patch14_reg4_dinov2.lvd142m"
 SIGLIP_SO400M = "vit_so400m_patch14_siglip_224"
 
+_SIGLIP_B16 = ViTConfig(224, 16, 768, 12, 12, 3072, attention_pool=True)
+
 ENCODERS: dict[str, ViTConfig] = {
     # timm id: image, patch, dim, depth, heads, mlp, prefix tokens, layer scale, attention pool
     DINOV2_L: ViTConfig(224, 14, 1024, 24, 16, 4096, 5, True, False),
     SIGLIP_SO400M: ViTConfig(224, 14, 1152, 27, 16, 4304, 0, False, True),
+    "vit_so400m_patch14_siglip_384": ViTConfig(384, 14, 1152, 27, 16, 4304, 0, False, True),
+    "vit_base_patch16_siglip_224": _SIGLIP_B16,
+    "vit_base_patch16_siglip_256": replace(_SIGLIP_B16, image_size=256),
+    "vit_base_patch16_siglip_384": replace(_SIGLIP_B16, image_size=384),
 }
 
 DECODERS: dict[str, DecoderConfig] = {

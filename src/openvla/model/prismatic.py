@@ -1,11 +1,11 @@
 """The vision-language-action model: image encoders, a projector and a decoder (a Prismatic VLM).
 
 Unusual: patches of one or two encoders are joined on the channel axis, projected into the decoder's space and inserted
-right after the first token (BOS); everything after is ordinary causal language modelling. `state_dict()` has exactly the
-tensor names of a published checkpoint.
+right after the first token (BOS); everything after is ordinary causal language modelling. `state_dict()` has exactly
+the tensor names of a published checkpoint.
 
-Shapes: B batch, E encoders, S image pixels a side, P patches, C encoder channels in all, T text tokens, D decoder size,
-V vocabulary; the fused sequence has P + T positions.
+Shapes: B batch, K image channels (3 per encoder), S image pixels a side, P patches, C encoder channels in all, T text
+tokens, N = P + T positions of the fused sequence, D decoder size, V vocabulary.
 Source: Karamcheti et al. 2024 (Prismatic), section 3; Kim et al. 2024 (OpenVLA), section 3.
 """
 
@@ -18,12 +18,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from openvla.codec.batch import IGNORE_INDEX
 from openvla.nn.attention import KVCache
 from openvla.nn.decoder import Decoder, DecoderConfig
 from openvla.nn.vit import VisionTransformer, ViTConfig
-
-IGNORE_INDEX = -100
-"""Label of a position that is not supervised."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """logits: float (B, P + T, V), position i predicts the token after it. loss: scalar, or None without labels."""
+    """logits: float32 (B, P + T, V), position i predicts the token after it. loss: scalar, or None without labels."""
 
     logits: Float[Tensor, "B N V"]
     loss: Float[Tensor, ""] | None
@@ -61,10 +59,9 @@ class VisionBackbone(nn.Module):
         if len(encoders) == 2:
             self.fused_featurizer = VisionTransformer(encoders[1])
 
-    def forward(self, pixel_values: Float[Tensor, "B 3*E S S"]) -> Float[Tensor, "B P C"]:
-        encoders = self.children()
+    def forward(self, pixel_values: Float[Tensor, "B K S S"]) -> Float[Tensor, "B P C"]:
         pictures = pixel_values.split(3, dim=1)
-        features = [encoder(picture) for encoder, picture in zip(encoders, pictures, strict=True)]
+        features = [encoder(picture) for encoder, picture in zip(self.children(), pictures, strict=True)]
         return torch.cat(features, dim=-1)
 
 
@@ -97,9 +94,7 @@ class OpenVLA(nn.Module):
         self.projector = Projector(config.vision_dim, config.decoder.hidden_size, fused=len(config.encoders) == 2)
         self.language_model = Decoder(config.decoder)
 
-    def embed(
-        self, input_ids: Int[Tensor, "B T"], pixel_values: Float[Tensor, "B 3*E S S"]
-    ) -> Float[Tensor, "B P+T D"]:
+    def embed(self, input_ids: Int[Tensor, "B T"], pixel_values: Float[Tensor, "B K S S"]) -> Float[Tensor, "B N D"]:
         """The fused sequence: first token, patches, remaining tokens."""
         tokens = self.language_model.model.embed_tokens(input_ids)
         patches = self.projector(self.vision_backbone(pixel_values))
@@ -109,10 +104,10 @@ class OpenVLA(nn.Module):
     def hidden_states(
         self,
         input_ids: Int[Tensor, "B T"],
-        pixel_values: Float[Tensor, "B 3*E S S"],
+        pixel_values: Float[Tensor, "B K S S"],
         attention_mask: Int[Tensor, "B T"] | Bool[Tensor, "B T"] | None = None,
         cache: KVCache | None = None,
-    ) -> Float[Tensor, "B P+T D"]:
+    ) -> Float[Tensor, "B N D"]:
         """Decoder states after the final norm. `attention_mask` (1 = token, 0 = right padding) is over `input_ids`."""
         fused = self.embed(input_ids, pixel_values)
         positions = torch.arange(fused.shape[1], device=fused.device).expand(fused.shape[0], -1)
@@ -124,7 +119,7 @@ class OpenVLA(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "B T"],
-        pixel_values: Float[Tensor, "B 3*E S S"],
+        pixel_values: Float[Tensor, "B K S S"],
         attention_mask: Int[Tensor, "B T"] | Bool[Tensor, "B T"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
     ) -> ModelOutput:
@@ -140,10 +135,10 @@ class OpenVLA(nn.Module):
     def supervised_logits(
         self,
         input_ids: Int[Tensor, "B T"],
-        pixel_values: Float[Tensor, "B 3*E S S"],
+        pixel_values: Float[Tensor, "B K S S"],
         labels: Int[Tensor, "B T"],
-    ) -> tuple[Float[Tensor, "N V"], Int[Tensor, "N"]]:
-        """Logits and targets of the N supervised positions only, row by row: a B x T x V tensor never exists.
+    ) -> tuple[Float[Tensor, "M V"], Int[Tensor, "M"]]:
+        """Logits and targets of the M supervised positions only, row by row: a B x N x V tensor never exists.
 
         Right padding needs no mask here: under the causal mask no supervised position looks at what follows it.
         """
@@ -153,12 +148,13 @@ class OpenVLA(nn.Module):
         return self.language_model.lm_head(hidden[:, :-1][chosen]).float(), targets[chosen]
 
     def forward_flops(self, tokens: int) -> float:
-        """Floating-point operations of one forward pass over one example of `tokens` ids: 2 per weight and position.
+        """Floating-point operations of one training forward pass over one example of `tokens` ids.
 
-        Weights that never run (last encoder blocks, pooling) and attention scores are left out.
+        Two per weight of the linear layers and position. Left out are what never runs (last encoder blocks, pooling)
+        and what is small beside the rest: patch embedding, attention scores, and the head at supervised positions.
         """
         config = self.config
-        vision = sum(4 * e.dim**2 + 2 * e.dim * e.mlp_dim for e in config.encoders for _ in range(e.depth - 1))
+        vision = sum((e.depth - 1) * (4 * e.dim**2 + 2 * e.dim * e.mlp_dim) for e in config.encoders)
         projector = sum(parameter.numel() for parameter in self.projector.parameters())
         decoder = sum(parameter.numel() for parameter in self.language_model.model.layers.parameters())
         patches = config.num_patches

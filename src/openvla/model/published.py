@@ -1,7 +1,7 @@
 """The published config.json (`model_type` "openvla"), both directions: its words to sizes, and sizes to its words.
 
 Encoder sizes come from the timm ids, unless the key `encoders` gives them; decoder sizes from `text_config`, in which
-everything absent has Llama's default (so an rms_norm_eps of 1e-6).
+everything absent or null has Llama's default (so an rms_norm_eps of 1e-6, and a vocabulary of 32000).
 Source: the files of openvla/openvla-7b; transformers 4.40.1, LlamaConfig, for the defaults.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openvla.codec.fields import INTEGER, NUMBER, OBJECT, TEXT, Kind, list_of, nullable, some_fields
+from openvla.codec.published import LLAMA_VOCAB
 from openvla.errors import CheckpointError
 from openvla.model.presets import ENCODERS, Preset
 from openvla.model.prismatic import ModelConfig
@@ -24,10 +25,11 @@ _CONFIG = {
     "timm_model_ids": list_of(TEXT),
     "image_sizes": list_of(INTEGER),
     "timm_override_act_layers": nullable(list_of(nullable(TEXT))),
-    "arch_specifier": TEXT,
+    "arch_specifier": nullable(TEXT),
     "text_config": OBJECT,
     "encoders": nullable(list_of(OBJECT)),
 }
+_OPTIONAL = ("timm_override_act_layers", "arch_specifier", "encoders")
 _ENCODER = {
     "dim": INTEGER,
     "depth": INTEGER,
@@ -36,6 +38,7 @@ _ENCODER = {
     "patch_size": INTEGER,
     "prefix_tokens": INTEGER,
     "layer_scale": FLAG,
+    "attention_pool": FLAG,
 }
 _DECODER = {
     field.name: NUMBER if field.name in ("rms_norm_eps", "rope_theta") else INTEGER
@@ -56,7 +59,7 @@ def read_model_config(config: Mapping[str, Any], where: str) -> ModelConfig:
 
     Raises CheckpointError for absent or mistyped fields, unknown encoders, and architectures other than Llama's.
     """
-    fields = some_fields(config, _CONFIG, where, {"encoders": None, "timm_override_act_layers": None})
+    fields = some_fields(config, _CONFIG, where, dict.fromkeys(_OPTIONAL))
     names, sizes = fields["timm_model_ids"], fields["image_sizes"]
     if not 1 <= len(names) == len(sizes) <= 2:
         raise CheckpointError(
@@ -73,12 +76,7 @@ def read_model_config(config: Mapping[str, Any], where: str) -> ModelConfig:
     if len({encoder.num_patches for encoder in encoders}) != 1:
         counts = " and ".join(str(encoder.num_patches) for encoder in encoders)
         raise CheckpointError(f"{where}: the encoders make {counts} patches; fused encoders must make equally many")
-    fused = fields["arch_specifier"].endswith("fused-gelu-mlp")
-    if fused != (len(encoders) == 2) or not fields["arch_specifier"].endswith("gelu-mlp"):
-        raise CheckpointError(
-            f"{where}: arch_specifier {fields['arch_specifier']!r} does not go with {len(encoders)} encoder(s); "
-            "one takes 'gelu-mlp', two take 'fused-gelu-mlp'"
-        )
+    _check_projector(fields["arch_specifier"], len(encoders), where)
     return ModelConfig(encoders, _decoder(fields["text_config"], f"{where}, text_config"))
 
 
@@ -105,14 +103,29 @@ def write_config(preset: Preset) -> dict[str, Any]:
     }
 
 
+def _check_projector(arch: str | None, encoders: int, where: str) -> None:
+    """Published inference goes by the number of encoders; where the config names the projector, it must agree."""
+    if arch is None:
+        return
+    if not arch.endswith("gelu-mlp") or arch.endswith("fused-gelu-mlp") != (encoders == 2):
+        raise CheckpointError(
+            f"{where}: arch_specifier {arch!r} does not go with {encoders} encoder(s); one takes 'gelu-mlp', two take "
+            "'fused-gelu-mlp'"
+        )
+
+
 def _encoder(name: str, image_size: int, override: Mapping[str, Any] | None, where: str) -> ViTConfig:
     if name not in ENCODERS:
         raise CheckpointError(f"{where} names the encoder {name!r}, which is unknown; known are {', '.join(ENCODERS)}")
-    sizes = {} if override is None else some_fields(override, _ENCODER, f"{where}, encoders")
-    encoder = dataclasses.replace(ENCODERS[name], image_size=image_size, **sizes)
-    if min(encoder.dim, encoder.num_heads, encoder.patch_size) < 1 or encoder.depth < 2:
+    known = ENCODERS[name]
+    absent = {"attention_pool": known.attention_pool}
+    sizes = {} if override is None else some_fields(override, _ENCODER, f"{where}, encoders", absent)
+    encoder = dataclasses.replace(known, image_size=image_size, **sizes)
+    positive = (encoder.dim, encoder.num_heads, encoder.mlp_dim, encoder.patch_size)
+    if min(positive) < 1 or encoder.prefix_tokens < 0 or encoder.depth < 2:
         raise CheckpointError(
-            f"{where}: the sizes of encoder {name!r} ({sizes}) must be positive, its depth at least 2"
+            f"{where}: encoder {name!r} has sizes {sizes}; they must be positive, the depth at least 2, and only "
+            "prefix_tokens may be 0"
         )
     if encoder.dim % encoder.num_heads or encoder.num_patches < 1:
         raise CheckpointError(
@@ -123,14 +136,14 @@ def _encoder(name: str, image_size: int, override: Mapping[str, Any] | None, whe
 
 
 def _decoder(text: Mapping[str, Any], where: str) -> DecoderConfig:
+    given = {name: value for name, value in text.items() if value is not None}
     built = {name: value for name, (value, _) in _LLAMA.items()}
-    for name, value in some_fields(text, {name: kind for name, (_, kind) in _LLAMA.items()}, where, built).items():
+    for name, value in some_fields(given, {name: kind for name, (_, kind) in _LLAMA.items()}, where, built).items():
         if value != built[name]:
             raise CheckpointError(f"{where}: {name} is {value!r}; only {built[name]!r} (Llama) is supported")
-    defaults = dataclasses.asdict(DecoderConfig())
-    defaults["num_key_value_heads"] = text.get("num_attention_heads", defaults["num_key_value_heads"])
-    present = {name: value for name, value in text.items() if name in _DECODER and value is not None}
-    sizes = some_fields(present, _DECODER, where, defaults)
+    defaults = dataclasses.asdict(DecoderConfig(vocab_size=LLAMA_VOCAB))
+    defaults["num_key_value_heads"] = given.get("num_attention_heads", defaults["num_attention_heads"])
+    sizes = some_fields(given, _DECODER, where, defaults)
     config = DecoderConfig(**sizes)
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if min(sizes.values()) <= 0 or config.hidden_size % (2 * heads) or heads % kv_heads:

@@ -69,7 +69,10 @@ class KVCache:
     def append(
         self, layer: int, key: Float[Tensor, "B G T D"], value: Float[Tensor, "B G T D"]
     ) -> tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]]:
-        """Store the new tokens of one layer and return all its keys and values so far. Call `advance` after the last."""
+        """Store the new tokens of one layer and return all its keys and values so far.
+
+        Call `advance` after the last layer. Raises InputError where the new tokens do not fit.
+        """
         end = self.length + key.shape[2]
         if end > self.capacity:
             raise InputError(

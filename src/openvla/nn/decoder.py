@@ -4,7 +4,7 @@
 serves training, a right-padded batch and one decode step. Attribute names are the published ones.
 
 Shapes: B batch, T new tokens, S cached plus new tokens, C hidden size, V vocabulary.
-Source: Touvron et al. 2023 (Llama 2), section 2.2; Ainslie et al. 2023 (grouped-query attention); Shazeer 2020 (SwiGLU).
+Source: Touvron et al. 2023 (Llama 2), section 2.2; Ainslie et al. 2023 (grouped-query attention); Shazeer 2020 (GLU).
 """
 
 from __future__ import annotations
@@ -133,7 +133,10 @@ class Transformer(nn.Module):
         mask: Bool[Tensor, "B 1 T S"] | None = None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """Hidden states after the final norm. Without `mask` attention is causal over `x` (one token sees everything)."""
+        """Hidden states after the final norm. `mask` is True where a query may look.
+
+        Without `mask` attention is causal over `x`, which then must be the first tokens in `cache` or a single one.
+        """
         angles = rotary_angles(positions[:, None], self.config.head_dim, self.config.rope_theta)
         rotary = (angles.cos(), angles.sin())
         for layer in self.layers:

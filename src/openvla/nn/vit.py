@@ -23,7 +23,7 @@ from openvla.nn.attention import attention
 class ViTConfig:
     """Sizes of one encoder.
 
-    prefix_tokens: 0, or 1 class token plus registers; they carry no position embedding.
+    prefix_tokens: 0, or 1 for a class token and 1 for each register; they carry no position embedding.
     attention_pool: whether the checkpoint stores SigLIP's (unused) pooling head.
     """
 
@@ -132,6 +132,7 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.randn(1, config.num_patches, config.dim) * 0.02)
         if config.prefix_tokens:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        if config.prefix_tokens > 1:
             self.reg_token = nn.Parameter(torch.zeros(1, config.prefix_tokens - 1, config.dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, config.norm_eps)
@@ -142,8 +143,10 @@ class VisionTransformer(nn.Module):
         x = self.patch_embed(pixels)
         x = x + self.pos_embed.to(x.dtype)
         if self.config.prefix_tokens:
-            prefix = torch.cat([self.cls_token, self.reg_token], dim=1).to(x.dtype)
-            x = torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1)
+            x = torch.cat([self._prefix().to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         for block in list(self.blocks)[:-1]:
             x = block(x)
         return x[:, self.config.prefix_tokens :]
+
+    def _prefix(self) -> Float[Tensor, "1 R C"]:
+        return self.cls_token if self.config.prefix_tokens == 1 else torch.cat([self.cls_token, self.reg_token], dim=1)

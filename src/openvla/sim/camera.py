@@ -28,7 +28,7 @@ DRIVERS = {
     "egl": "install the Debian packages libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa (package libosmesa6)",
     "osmesa": "install the Debian package libosmesa6, or set MUJOCO_GL=egl (packages libegl1 and libgl1-mesa-dri)",
 }
-NO_DISPLAY = "unset MUJOCO_GL or set MUJOCO_GL=egl to render without a display"
+NO_DISPLAY = "set MUJOCO_GL=egl before anything imports mujoco, to draw without a display"
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,21 @@ def require_mujoco() -> ModuleType:
 
 def no_renderer(error: Exception) -> SimulatorError:
     """The sentence for a driver that is missing or broken."""
-    backend = os.environ.get("MUJOCO_GL", "").lower() or "glfw"
-    cause = str(error).strip().splitlines()
+    backend = backend_name()
+    cause = str(error).partition(". ")[0].partition("\n")[0].rstrip(".")
+    if isinstance(error, AttributeError) or not cause:  # PyOpenGL looks a function up in a library that is None
+        cause = "its library does not load"
     return SimulatorError(
-        f"MuJoCo cannot draw with the backend {backend!r} ({cause[0] if cause else type(error).__name__}); "
-        f"{DRIVERS.get(backend, NO_DISPLAY)}"
+        f"MuJoCo cannot draw with the backend {backend!r} ({cause}); {DRIVERS.get(backend, NO_DISPLAY)}"
     )
+
+
+def backend_name() -> str:
+    """What draws: egl, osmesa, glfw. MuJoCo chooses when it is imported; setting MUJOCO_GL later changes nothing."""
+    chosen = getattr(sys.modules.get("mujoco.gl_context"), "GLContext", None)
+    if chosen is not None:
+        return str(chosen.__module__).removeprefix("mujoco.")
+    return os.environ.get("MUJOCO_GL", "").lower() or "glfw"
 
 
 class Camera:
@@ -81,6 +90,10 @@ class Camera:
         model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = max(drawn, model.vis.global_.offwidth)
         model.vis.global_.offheight = max(drawn, model.vis.global_.offheight)
+        # One that fails half-way would print a traceback when collected, for want of these.
+        mujoco.Renderer._gl_context = mujoco.Renderer._mjr_context = None
+        if hasattr(mujoco, "GLContext"):
+            mujoco.GLContext._context = None
         try:
             self._renderer = mujoco.Renderer(model, drawn, drawn)
         except Exception as error:  # see require_mujoco

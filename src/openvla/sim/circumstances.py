@@ -10,6 +10,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from openvla.sim.camera import backend_name
+
 PACKAGES = ("openvla", "mujoco", "metaworld", "gymnasium", "numpy")
 
 
@@ -20,7 +22,7 @@ def circumstances(**settings: object) -> dict[str, str]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "rendering": os.environ.get("MUJOCO_GL", "default"),
+        "rendering": backend_name(),
         "versions": ", ".join([f"Python {platform.python_version()}", *map(versioned, PACKAGES)]),
     }
 

@@ -110,6 +110,8 @@ def record(
     The result depends on `seed` and not on `workers`. Iterating raises SimulatorError where an expert keeps failing.
     Raises UsageError for an unknown task, InputError for numbers out of range or seeds kept for evaluation.
     """
+    if not tasks:
+        raise InputError(f"no task is given; name some of {', '.join(TASKS)}")
     for task in tasks:
         lookup(task, TASKS, "Meta-World task")
     if episodes < 1:

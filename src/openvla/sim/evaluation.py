@@ -28,7 +28,9 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     centre = rate + z2 / (2 * trials)
     half = Z95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
     scale = 1 + z2 / trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low = 0.0 if successes == 0 else (centre - half) / scale  # exactly, not up to rounding
+    high = 1.0 if successes == trials else (centre + half) / scale
+    return low, high
 
 
 @dataclass(frozen=True)

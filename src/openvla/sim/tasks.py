@@ -9,7 +9,7 @@ from __future__ import annotations
 TASKS: dict[str, str] = {
     "assembly": "put the ring on the peg",
     "basketball": "drop the basketball into the hoop",
-    "bin-picking": "move the block from the red bin to the blue bin",
+    "bin-picking": "move the block from the red to the blue bin",
     "box-close": "put the lid on the box",
     "button-press": "push the button on the front of the box",
     "button-press-topdown": "press the button down from above",

@@ -18,19 +18,19 @@ from openvla.model.presets import NANO_VOCAB, PRESETS, Preset
 PREFIX = "preset:"
 
 WORDS = """
-above across around away back backward behind below beside between blue bottom brown by center closed corner down edge
-end far first forward from front goal gray green grey half horizontal in inside into inward large last left long low
-middle near of off on onto open orange other out outside outward over past pink purple red rear right round second short
-side sideways small square straight tall the then third through to top toward under until up upright vertical wall white
-with yellow and at it its all both each
-adjust assemble bring clean close drag drive drop empty fill flip fold grasp grab hammer hang hit hold insert kick knock
-lay lift lock lower make move open pick place plug point pour press pull push put raise reach release remove rotate scoop
-set shake shut slide stack stir sweep swing take throw tilt touch turn twist unlock unplug unfold use wipe
-apple ball banana basket basketball bin block board book bottle bowl box bread brick brush bucket button cabinet can carrot
-cloth coffee corn cube cup dial dish door drawer faucet fork fridge glass gripper hammer hand handle hole hoop kettle knife
-lamp lever lid machine marker microwave mug nail oven pan peg pen pencil plate plug pot puck rack ring robot shelf sink
-soccer sponge spoon stick stove switch table tap thermos tomato towel toy tray window
-""".split()
+above across around away back backward behind below beside between blue bottom brown by center closed corner down
+edge end far first forward from front goal gray green grey half horizontal in inside into inward large last left
+long low middle near of off on onto open orange other out outside outward over past pink purple red rear right round
+second short side sideways small square straight tall the then third through to top toward under until up upright
+vertical wall white with yellow and at it its all both each adjust assemble bring clean close drag drive drop empty
+fill flip fold grasp grab hammer hang hit hold insert kick knock lay lift lock lower make move pick place plug point
+pour press pull push put raise reach release remove rotate scoop set shake shut slide stack stir sweep swing take
+throw tilt touch turn twist unlock unplug unfold use wipe apple ball banana basket basketball bin block board book
+bottle bowl box bread brick brush bucket button cabinet can carrot cloth coffee corn cube cup dial dish door drawer
+faucet fork fridge glass gripper hand handle hole hoop kettle knife lamp lever lid machine marker microwave mug nail
+oven pan peg pen pencil plate pot puck rack ring robot shelf sink soccer sponge spoon stick stove switch table tap
+thermos tomato towel toy tray window
+""".split()  # noqa: SIM905 - a paragraph reads better than 250 quoted words
 """What robots are told, in single words; other words are spelled in pieces."""
 
 

@@ -51,7 +51,7 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Run or resume `config` to its last step and save the model in `output`/final.
 
-    Raises UsageError for bad settings, CheckpointError and DataError for bad input, TrainingError for what happens later.
+    Raises UsageError for bad settings, CheckpointError and DataError for bad input, TrainingError for the rest.
     """
     check(config)
     device, precision = pick_device(config.device), pick_precision(config)

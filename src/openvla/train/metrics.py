@@ -9,6 +9,7 @@ Shapes: B batch, K action tokens per example (chunk x dim, in that order), V voc
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from openvla.errors import require
 
 
 def action_metrics(
-    logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"], batch: int, codec: Codec
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], batch: int, codec: Codec
 ) -> dict[str, float]:
     """Accuracy and error of the greedy action tokens, given N = B (K + 1) supervised positions row by row.
 
@@ -81,8 +82,6 @@ def _step_of(line: str) -> float:
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a 2048-wide matrix product here and now: what the model FLOPs utilisation (MFU) is a share of."""
-    import time
-
     matrix = torch.rand(2048, 2048, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(3):

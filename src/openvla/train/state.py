@@ -100,5 +100,5 @@ def restore(config: TrainConfig, checkpoint: Checkpoint, module: nn.Module, opti
 
 
 def _save_adapter(module: Any, place: Path) -> None:
-    module.save_pretrained(place)
+    module.save_pretrained(place, save_embedding_layers=False)
     (place / "README.md").unlink(missing_ok=True)

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from openvla.codec.batch import IGNORE_INDEX
+from openvla.errors import TrainingError, UsageError
+from openvla.model.checkpoint import load_checkpoint, save_checkpoint
+from openvla.train import loop
+from openvla.train.config import TrainConfig
+from openvla.train.loop import load_frames, prefetched, starting_point, train, with_statistics
+from openvla.train.optim import learning_rate
+
+Make = Callable[..., TrainConfig]
+
+
+def lines(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(output: Path) -> dict[int, float]:
+    return {int(line["step"]): line["train/loss"] for line in lines(output) if "train/loss" in line}
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the process die, as far as the run can tell, in the middle of `step`."""
+    original = loop.Run.train_step
+
+    def stop(run: loop.Run, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        if run.step == step:
+            raise KeyboardInterrupt
+        return original(run, batch)
+
+    monkeypatch.setattr(loop.Run, "train_step", stop)
+
+
+def test_training_learns_what_the_colour_means(config: Make) -> None:
+    result = train(config(steps=60, save_every=60, validate_every=60, log_every=20))
+    assert result.metrics["validation/l1_normalized/x"] < 0.1
+    assert result.metrics["train/loss"] < lines(result.final.parent)[1]["train/loss"]
+
+
+def test_a_run_logs_the_numbers_that_every_run_must_log(config: Make) -> None:
+    train(config())
+    names = {name for line in lines(config().output) for name in line}
+    assert names >= {
+        "train/loss",
+        "train/action_token_accuracy",
+        "train/l1_normalized",
+        "train/l1_normalized/gripper",
+        "train/learning_rate",
+        "perf/samples_per_s",
+        "perf/mfu",
+        "perf/data_wait_fraction",
+        "validation/loss",
+        "validation/action_token_accuracy",
+        "validation/l1_normalized/x",
+        "parameters/trainable",
+    }
+    assert list((config().output / "tensorboard").iterdir())
+
+
+def test_the_final_checkpoint_acts_with_the_statistics_of_the_data(config: Make) -> None:
+    codec = load_checkpoint(train(config()).final).codec
+    assert list(codec.statistics) == ["metaworld"]
+    assert codec.spec.names == ("x", "y", "z", "gripper")
+
+
+def test_the_loss_covers_action_tokens_and_stop_token_only(config: Make) -> None:
+    run = config()
+    codec = with_statistics(starting_point(run).codec, run)
+    training, _ = load_frames(run, codec)
+    example = training.example(0, codec)
+    supervised = example.labels[example.labels != IGNORE_INDEX]
+    assert len(supervised) == codec.spec.dim + 1
+    assert supervised[-1] == codec.eos_token_id
+    assert all(token in codec.actions.token_range for token in supervised[:-1])
+
+
+def test_steps_equal_those_of_a_plain_loop(config: Make) -> None:
+    run = config(steps=5, gradient_clip=0.5, weight_decay=0.1, warmup_ratio=0.4, schedule="cosine")
+    train(run)
+    start = starting_point(run)
+    model, codec = start.model.float().requires_grad_(True), with_statistics(start.codec, run)
+    training, _ = load_frames(run, codec)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, fused=False)
+    batches = loop.Batches(training, codec, run.batch_size, run.seed)
+    expected: list[float] = []
+    for step, batch in enumerate(prefetched(batches, 0, 5, torch.device("cpu"))):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, run)
+        loss = model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"], batch["labels"]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    assert list(losses(run.output).values()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, step: int
+) -> None:
+    straight = config(output=tmp_path / "straight", method=method, rank=4)
+    train(straight)
+    broken = dataclasses.replace(straight, output=tmp_path / "broken")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_at(step, patch)
+        train(broken)
+    train(dataclasses.replace(broken, resume=True))
+    assert losses(broken.output) == losses(straight.output)
+    ours, theirs = (load_file(run.output / "final" / "model.safetensors") for run in (broken, straight))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_a_random_moment_resumes_bit_for_bit(config: Make, tmp_path: Path) -> None:
+    straight = config(output=tmp_path / "straight", steps=40)
+    train(straight)
+    broken = dataclasses.replace(straight, output=tmp_path / "broken")
+    code = (
+        "import sys; from pathlib import Path; from openvla.train.config import TrainConfig;"
+        "from openvla.train.loop import train;"
+        f"train({dataclasses.replace(broken, resume=False)!r})"
+    ).replace("PosixPath", "Path")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((broken.output / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken.output / "final").exists()
+    train(dataclasses.replace(broken, resume=True))
+    assert losses(broken.output) == losses(straight.output)
+
+
+def test_bf16_follows_fp32(config: Make, tmp_path: Path) -> None:
+    train(config(output=tmp_path / "a"))
+    train(config(output=tmp_path / "b", precision="bf16"))
+    ours, theirs = losses(tmp_path / "b"), losses(tmp_path / "a")
+    assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=0.05)
+
+
+def test_old_checkpoints_are_removed(config: Make) -> None:
+    train(config(keep=1))
+    assert [path.name for path in (config().output / "checkpoints").iterdir()] == ["step-000006"]
+
+
+def test_a_checkpoint_that_is_not_finite_stops_before_a_weight_changes(config: Make, tmp_path: Path) -> None:
+    bad = starting_point(config())
+    bad.model.projector.fc1.weight.data[0, 0] = float("nan")
+    save_checkpoint(tmp_path / "bad", bad)
+    with pytest.raises(TrainingError, match=r"step 0: the loss is nan .* no weight was changed"):
+        train(config(checkpoint=str(tmp_path / "bad")))
+    assert not (config().output / "checkpoints").exists()
+
+
+def test_an_output_in_use_is_refused(config: Make) -> None:
+    train(config(steps=1))
+    with pytest.raises(TrainingError, match="is not empty; resume its run with --resume or choose another output"):
+        train(config(steps=1))
+
+
+def test_a_resumed_run_must_be_the_same_run(config: Make) -> None:
+    train(config(steps=2))
+    with pytest.raises(TrainingError, match=r"learning_rate was 0.003 and is 0.1; give the same values"):
+        train(config(steps=2, learning_rate=0.1, resume=True))
+
+
+def test_there_must_be_something_to_resume(config: Make) -> None:
+    with pytest.raises(TrainingError, match="there is no run.json in it; start the run without --resume"):
+        train(config(resume=True))
+
+
+def test_a_damaged_state_is_named(config: Make) -> None:
+    train(config(steps=2))
+    (config().output / "checkpoints" / "step-000002" / "training.pt").write_bytes(b"nonsense")
+    with pytest.raises(TrainingError, match="cannot resume from .*step-000002.*; remove it to resume from the one before"):
+        train(config(steps=2, resume=True))
+
+
+def test_data_of_another_robot_is_refused(config: Make, shared: Path) -> None:
+    final = train(config(steps=1)).final
+    bridge = config(checkpoint=str(final), output=final.parent / "b", data=shared / "data", dataset="bridge_dataset")
+    with pytest.raises(UsageError, match="'bridge_dataset' has 7 action dimensions, the checkpoint 4"):
+        train(bridge)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"steps": 0}, "steps is 0; give a whole number from 1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0 and gradient_clip 1.0; both must be above 0"),
+        ({"hold_out": 1}, "hold_out is 1 .* the first must be 0 or from 2"),
+        ({"warmup_ratio": 2.0}, "warmup_ratio 2.0"),
+        ({"checkpoint": "preset:nono"}, "unknown preset 'nono'; did you mean 'nano'"),
+        ({"checkpoint": "preset:openvla-7b"}, "needs the tokenizer of its language model"),
+        ({"dataset": "metaword"}, "unknown data set 'metaword'; did you mean 'metaworld'"),
+        ({"device": "gpu9"}, "the device 'gpu9' cannot be used here"),
+        ({"method": "lora", "rank": 0}, "the LoRA rank is 0"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_refused(config: Make, change: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        train(config(**change))
+    assert not config().output.exists()
