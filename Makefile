@@ -6,13 +6,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check
+.PHONY: help setup demo test test-all check bench
 
 help:
 	@echo "make demo      see a policy act, learn a new task, and be measured (10 minutes)"
 	@echo "make test      the fast tests"
 	@echo "make test-all  all tests"
 	@echo "make check     ruff, format, pyright"
+	@echo "make bench     how fast the shipped policy answers here"
 	@echo "make setup     only install into .venv"
 
 setup: .venv/.installed-dev
@@ -31,6 +32,9 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+bench: .venv/.installed-dev
+	$(BIN)/openvla bench
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Must precede the first import of the package: in tests the shapes in its signatures are checked at every call.
-jaxtyping.install_import_hook(["openvla.nn"], "beartype.beartype")
+jaxtyping.install_import_hook(["openvla.nn", "openvla.model", "openvla.infer"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -23,33 +23,41 @@ def test_a_directory_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_interrupted_directory_leaves_nothing_not_even_its_parents(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
-    with pytest.raises(error), new_directory(tmp_path / "made" / "target", DataError) as place:
-        (place / "half.txt").write_text("half")
-        raise error
+    def interrupted() -> None:
+        with new_directory(tmp_path / "made" / "target", DataError) as place:
+            (place / "half.txt").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_parent_that_others_use_by_now_stays(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), new_directory(tmp_path / "made" / "target", DataError):
-        (tmp_path / "made" / "theirs").touch()
-        raise RuntimeError
+    def interrupted() -> None:
+        with new_directory(tmp_path / "made" / "target", DataError):
+            (tmp_path / "made" / "theirs").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["theirs"]
 
 
 def test_an_existing_directory_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "old.txt").touch()
-    with pytest.raises(DataError, match=r"target exists already; remove it, or choose another directory"):
-        with new_directory(tmp_path / "target", DataError):
-            pass
+    message = r"target exists already; remove it, or choose another directory"
+    with pytest.raises(DataError, match=message), new_directory(tmp_path / "target", DataError):
+        pass
     assert (tmp_path / "target" / "old.txt").exists()
 
 
 def test_a_directory_below_a_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot write .*file/target: (Not a directory|File exists)"):
-        with new_directory(tmp_path / "file" / "target", DataError):
-            pass
+    message = r"cannot write .*file/target: (Not a directory|File exists)"
+    with pytest.raises(DataError, match=message), new_directory(tmp_path / "file" / "target", DataError):
+        pass
 
 
 def test_a_new_file_is_never_an_old_one(tmp_path: Path) -> None:

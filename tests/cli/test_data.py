@@ -11,6 +11,7 @@ from openvla.cli.main import main
 from openvla.data import recording
 from openvla.data.rlds import read_episodes
 from openvla.sim.demonstrations import Demonstration
+from openvla.sim.metaworld import IMAGE_SIZE
 from openvla.sim.tasks import DEFAULT_TASKS
 
 
@@ -56,7 +57,7 @@ def test_generate_records_every_task_and_counts_what_it_dropped(recordings, caps
         "dropped": {"door-open": 1, "door-close": 1},
         "seed": 5,
     }
-    assert recordings[0].settings == {"seed": 5, "noise": 0.2, "image_size": 128, "workers": 1}
+    assert recordings[0].settings == {"seed": 5, "noise": 0.2, "image_size": IMAGE_SIZE, "workers": 1}
     episodes = list(read_episodes(tmp_path / "d"))
     assert [episode.metadata["task"] for episode in episodes] == ["door-open"] * 3 + ["door-close"] * 3
     assert episodes[0].steps["language_instruction"][0] == "do door-open"

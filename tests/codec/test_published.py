@@ -80,6 +80,17 @@ def test_a_letterbox_colour_is_taken_over(folder: Path) -> None:
     assert load(folder).images.fill == (127, 127, 127)
 
 
+@pytest.mark.parametrize("text", [{}, {"vocab_size": None, "bos_token_id": None, "eos_token_id": None}])
+def test_what_the_config_does_not_say_is_as_in_llama(folder: Path, text: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["pad_token_id"], config["pad_to_multiple_of"]
+    path.write_text(json.dumps(config))
+    codec = load(folder, text_config=text)
+    assert codec.actions.vocab_size == codec.pad_token_id == 32000 - 64
+    assert (codec.bos_token_id, codec.eos_token_id) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("backbone", "prompt"),
     [("vicuna-v15-7b", "openvla-v01"), ("llama2-7b-pure", "openvla"), ("mistral-v0.1-7b-pure", "openvla")],
@@ -105,7 +116,10 @@ def test_a_llama_sized_vocabulary_without_tokenizer_keeps_llamas_suffix(folder: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_config": {}}, r"config\.json, text_config lacks the field 'vocab_size'"),
+        (
+            {"text_config": {"vocab_size": "all"}},
+            r"config\.json, text_config: field 'vocab_size' is 'all', but must be an i",
+        ),
         ({"text_config": None}, r"config\.json: field 'text_config' is None, but must be an object"),
         ({"text_config": {"vocab_size": 200}}, r"config\.json: 256 action bins do not fit a vocabulary of 136"),
         ({"llm_backbone_id": 7}, r"config\.json: field 'llm_backbone_id' is 7, but must be text"),

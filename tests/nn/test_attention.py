@@ -53,12 +53,12 @@ def test_rotated_products_depend_on_the_distance_only() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(2, 1, 1, 1, 8)
 
+    def at(position: int, x: Tensor) -> Tensor:
+        angles = rotary_angles(torch.tensor([[[position]]]), 8, 1e4)
+        return rotate(x, angles.cos(), angles.sin())
+
     def product(m: int, n: int) -> Tensor:
-        (turned_query, turned_key) = (
-            rotate(x, angles.cos(), angles.sin())
-            for x, angles in ((query, rotary_angles(torch.tensor([[[m]]]), 8, 1e4)), (key, rotary_angles(torch.tensor([[[n]]]), 8, 1e4)))
-        )  # fmt: skip
-        return (turned_query * turned_key).sum()
+        return (at(m, query) * at(n, key)).sum()
 
     torch.testing.assert_close(product(9, 4), product(105, 100), rtol=1e-4, atol=1e-5)
     assert not torch.isclose(product(9, 4), product(9, 5), rtol=1e-3)
@@ -91,5 +91,7 @@ def test_a_full_cache_says_how_many_tokens_it_holds() -> None:
     new = torch.zeros(1, 3, 3, 4)
     cache.append(0, new, new)
     cache.advance(3)
-    with pytest.raises(InputError, match="the KV cache holds 4 tokens and 6 are needed; build it with a larger capacity"):
+    with pytest.raises(
+        InputError, match="the KV cache holds 4 tokens and 6 are needed; build it with a larger capacity"
+    ):
         cache.append(0, new, new)

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from openvla.codec.batch import IGNORE_INDEX
+from openvla.data.frames import Batches
 from openvla.errors import TrainingError, UsageError
 from openvla.model.checkpoint import load_checkpoint, save_checkpoint
 from openvla.train import loop
 from openvla.train.config import TrainConfig
-from openvla.train.loop import load_frames, prefetched, starting_point, train, with_statistics
+from openvla.train.loop import prefetched, train
 from openvla.train.optim import learning_rate
+from openvla.train.setup import load_frames, starting_point, with_statistics
 
 Make = Callable[..., TrainConfig]
 
@@ -99,7 +100,7 @@ def test_steps_equal_those_of_a_plain_loop(config: Make) -> None:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, fused=False)
-    batches = loop.Batches(training, codec, run.batch_size, run.seed)
+    batches = Batches(training, codec, run.batch_size, run.seed)
     expected: list[float] = []
     for step, batch in enumerate(prefetched(batches, 0, 5, torch.device("cpu"))):
         for group in optimizer.param_groups:
@@ -192,7 +193,9 @@ def test_there_must_be_something_to_resume(config: Make) -> None:
 def test_a_damaged_state_is_named(config: Make) -> None:
     train(config(steps=2))
     (config().output / "checkpoints" / "step-000002" / "training.pt").write_bytes(b"nonsense")
-    with pytest.raises(TrainingError, match="cannot resume from .*step-000002.*; remove it to resume from the one before"):
+    with pytest.raises(
+        TrainingError, match="cannot resume from .*step-000002.*; remove it to resume from the one before"
+    ):
         train(config(steps=2, resume=True))
 
 

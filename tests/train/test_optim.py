@@ -26,4 +26,7 @@ def test_the_warm_up_is_linear_and_the_cosine_ends_near_zero(config: Make) -> No
 
 def test_only_matrices_decay(config: Make) -> None:
     optimizer = make_optimizer(nn.Linear(3, 2), config(weight_decay=0.1))
-    assert [(group["weight_decay"], group["params"][0].ndim) for group in optimizer.param_groups] == [(0.1, 2), (0.0, 1)]
+    assert [(group["weight_decay"], group["params"][0].ndim) for group in optimizer.param_groups] == [
+        (0.1, 2),
+        (0.0, 1),
+    ]

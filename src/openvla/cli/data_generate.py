@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openvla.cli.output import Result, table
+from openvla.sim.metaworld import IMAGE_SIZE
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Options:
     """Start of the first episode of each task; the following ones count up."""
     noise: float = 0.0
     """Disturb half of the episodes by this standard deviation, in action units, so that recoveries are seen too."""
-    image_size: int = 128
+    image_size: int = IMAGE_SIZE
     """Pixels a side of the recorded camera images."""
     workers: int = 1
     """Simulators to run side by side."""

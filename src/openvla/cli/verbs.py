@@ -20,10 +20,12 @@ class Verb:
 VERBS = {
     verb.name: verb
     for verb in (
+        Verb("demo", "a policy acts, learns a new task, and is measured", "openvla.cli.demo"),
         Verb("predict", "one action for one image and one instruction", "openvla.cli.predict"),
         Verb("finetune", "adapt a checkpoint to a data set (full or LoRA)", "openvla.cli.finetune"),
         Verb("train", "run a training recipe from start to checkpoint", "openvla.cli.train"),
         Verb("eval", "measure success in closed loop in a simulator", "openvla.cli.evaluate"),
+        Verb("bench", "how fast a policy answers on this machine", "openvla.cli.bench"),
         Verb("data generate", "record expert demonstrations as an RLDS data set", "openvla.cli.data_generate"),
         Verb("data inspect", "splits, features, instructions and ranges of a data set", "openvla.cli.data_inspect"),
         Verb("data stats", "the statistics that normalise a data set", "openvla.cli.data_stats"),

@@ -82,6 +82,14 @@ def some_fields(
     return {name: fields[name] for name in kinds}
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in `path`. Raises CheckpointError if it cannot be read, is not JSON or holds something else."""
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} holds a {type(document).__name__}, not an object; restore the original file")
+    return cast("dict[str, Any]", document)
+
+
 def read_json(path: Path) -> object:
     """The document in `path`. Raises CheckpointError if it cannot be read or is not JSON."""
     try:

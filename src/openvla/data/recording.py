@@ -13,6 +13,7 @@ from openvla.data.episode import Episode, demonstration_episode
 from openvla.data.rlds import write_episodes
 from openvla.errors import lookup
 from openvla.sim.demonstrations import Recording, record
+from openvla.sim.metaworld import IMAGE_SIZE
 from openvla.sim.suites import SUITES
 
 
@@ -34,7 +35,7 @@ def record_dataset(
     *,
     seed: int = 0,
     noise: float = 0.0,
-    image_size: int = 128,
+    image_size: int = IMAGE_SIZE,
     workers: int = 1,
 ) -> Recorded:
     """Record `episodes` successful expert episodes of each task (None: the suite's default ones) below `directory`.

@@ -30,37 +30,37 @@ def generate(
     input_ids: Int[Tensor, "B T"],
     pixel_values: Float[Tensor, "B C S S"],
     count: int,
-    attention_mask: Bool[Tensor, "B T"] | None = None,
+    attention_mask: Int[Tensor, "B T"] | Bool[Tensor, "B T"] | None = None,
 ) -> Generation:
-    """The `count` most probable next tokens, one after the other, over the whole vocabulary as published.
+    """`count` tokens (at least 1), each the most probable of the whole vocabulary, as published.
 
-    `attention_mask` is True for tokens and False for right padding; each row continues where its own prompt ends.
+    `attention_mask` is 1 for tokens and 0 for right padding; each row continues where its own prompt ends.
+    The stop token does not stop: an action has a fixed number of tokens.
     """
     clock = Clock(input_ids.device)
     decoder = model.language_model
     fused = model.embed(input_ids, pixel_values)
     clock.lap("vision")
     batch, length, _ = fused.shape
-    present = input_ids.new_ones(input_ids.shape, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    present = model.insert_patches(present, True)
+    present = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    present = model.insert_patches(present.bool(), True)
     ragged = not bool(present.all())
     cache = decoder.make_cache(batch, length + count)
     positions = torch.arange(length, device=fused.device).expand(batch, -1)
     hidden = decoder.model(fused, positions, causal_mask(present) if ragged else None, cache)
-    position = present.sum(1, keepdim=True)
-    logits = decoder.lm_head(hidden.gather(1, (position - 1)[..., None].expand(-1, -1, hidden.shape[-1])))
+    position = present.sum(1, keepdim=True)  # of the first new token of each row
+    hidden = hidden[torch.arange(batch, device=hidden.device), position[:, 0] - 1]
     clock.lap("prefill")
     tokens, probabilities = [], []
     for step in range(count):
-        scores = logits[:, 0].float()
-        token = scores.argmax(-1, keepdim=True)
-        tokens.append(token)
-        probabilities.append(scores.softmax(-1).gather(1, token))
-        if step + 1 < count:
+        if step:
             present = torch.cat([present, present.new_ones(batch, 1)], dim=1)
             mask = present[:, None, None] if ragged else None
-            hidden = decoder.model(decoder.model.embed_tokens(token), position + step, mask, cache)
-            logits = decoder.lm_head(hidden)
+            embedded = decoder.model.embed_tokens(tokens[-1])
+            hidden = decoder.model(embedded, position + step - 1, mask, cache)[:, 0]
+        scores = decoder.lm_head(hidden).float()
+        tokens.append(scores.argmax(-1, keepdim=True))
+        probabilities.append(scores.softmax(-1).gather(1, tokens[-1]))
     clock.lap("decode")
     return Generation(torch.cat(tokens, 1), torch.cat(probabilities, 1), clock.seconds)
 

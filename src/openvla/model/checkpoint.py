@@ -1,7 +1,6 @@
 """A checkpoint directory: the model, its codec and its config, loaded strictly and saved atomically.
 
-Weights are memory-mapped: loading reads what the first forward pass touches. Every tensor must be present, of the right
-shape, and none may be left over; nothing is guessed from a file name.
+Nothing is guessed from a file name, and parts that do not belong together are refused.
 
     config.json, model.safetensors (or shards and model.safetensors.index.json), tokenizer.json,
     dataset_statistics.json, codec.json (absent from published directories, whose codec is in their other files)
@@ -11,27 +10,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
 from openvla.codec.codec import Codec
-from openvla.codec.fields import OBJECT, TEXT, read_json, some_fields
+from openvla.codec.fields import read_object
 from openvla.errors import CheckpointError
 from openvla.files import new_directory, write_text
 from openvla.model.presets import Preset
-from openvla.model.prismatic import OpenVLA
+from openvla.model.prismatic import ModelConfig, OpenVLA
 from openvla.model.published import read_model_config, write_config
+from openvla.model.weights import WEIGHTS, read_weights
 from openvla.nn.hardware import pick_device
 
-CONFIG, WEIGHTS, INDEX, CODEC = "config.json", "model.safetensors", "model.safetensors.index.json", "codec.json"
+CONFIG, CODEC = "config.json", "codec.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 
 
@@ -60,9 +58,8 @@ def load_checkpoint(
     """
     place = pick_device(str(device))
     directory = resolve(source, revision)
-    config = cast("dict[str, Any]", read_json(directory / CONFIG))
-    with torch.device("meta"):
-        model = OpenVLA(read_model_config(config, str(directory / CONFIG)))
+    config = read_object(directory / CONFIG)
+    model = _without_memory(read_model_config(config, str(directory / CONFIG)), directory / CONFIG)
     model.load_state_dict(read_weights(directory, model.state_dict()), assign=True)
     codec = Codec.load(directory) if (directory / CODEC).is_file() else Codec.from_published(config, directory)
     _check_agreement(model, codec, directory)
@@ -117,66 +114,14 @@ def resolve(source: str | Path, revision: str | None = None) -> Path:
     return directory
 
 
-def read_weights(directory: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a directory, memory-mapped, exactly those of `expected` by name and shape, or CheckpointError."""
-    weights: dict[str, Tensor] = {}
-    for path, names in _weight_files(directory).items():
-        try:
-            with safe_open(path, framework="pt") as file:
-                present = set(file.keys())
-                for name in present if names is None else names:
-                    if name not in present:
-                        raise CheckpointError(
-                            f"{path} lacks the tensor {name!r} that {INDEX} promises; restore the file"
-                        )
-                    weights[name] = file.get_tensor(name)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {path} ({error}); it is damaged or incomplete, restore it") from error
-    _check_tensors(weights, expected, directory)
-    return weights
-
-
-def _check_tensors(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], directory: Path) -> None:
-    for name, wanted in expected.items():
-        if name not in weights:
-            absent = sum(name not in weights for name in expected)
-            raise CheckpointError(
-                f"{directory} lacks the tensor {name!r} of shape {list(wanted.shape)} ({absent} absent in all); "
-                "its weights do not belong to its config.json"
-            )
-        found = weights[name]
-        if found.shape != wanted.shape:
-            raise CheckpointError(
-                f"{directory}: tensor {name!r} has shape {list(found.shape)}, but config.json asks for "
-                f"{list(wanted.shape)}; weights and config belong to different models"
-            )
-        if not found.is_floating_point():
-            raise CheckpointError(f"{directory}: tensor {name!r} is {found.dtype}; weights are floating-point numbers")
-    extra = sorted(set(weights) - set(expected))
-    if extra:
+def _without_memory(config: ModelConfig, path: Path) -> OpenVLA:
+    try:
+        with torch.device("meta"):
+            return OpenVLA(config)
+    except RuntimeError as error:
         raise CheckpointError(
-            f"{directory} holds {len(extra)} tensors that its config.json has no place for, such as {extra[0]!r}; "
-            "weights and config belong to different models"
-        )
-
-
-def _weight_files(directory: Path) -> dict[Path, list[str] | None]:
-    """Weight files with the tensors each must hold; None stands for all it holds."""
-    if (directory / WEIGHTS).is_file():
-        return {directory / WEIGHTS: None}
-    if not (directory / INDEX).is_file():
-        raise CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}; the weights are missing")
-    where = str(directory / INDEX)
-    shards = some_fields(read_json(directory / INDEX), {"weight_map": OBJECT}, where)["weight_map"]
-    files: dict[Path, list[str] | None] = {}
-    for name, shard in some_fields(shards, dict.fromkeys(shards, TEXT), where).items():
-        path = directory / shard
-        if Path(shard).name != shard or not path.is_file():
-            raise CheckpointError(f"{where} places {name!r} in {shard!r}, which is no file of {directory}; restore it")
-        names = files.setdefault(path, [])
-        assert names is not None
-        names.append(name)
-    return files
+            f"{path}: its sizes are beyond any memory ({error}); restore the original file"
+        ) from error
 
 
 def _check_agreement(model: OpenVLA, codec: Codec, directory: Path) -> None:

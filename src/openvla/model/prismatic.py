@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from openvla.codec.batch import IGNORE_INDEX
-from openvla.nn.attention import KVCache
 from openvla.nn.decoder import Decoder, DecoderConfig
 from openvla.nn.vit import VisionTransformer, ViTConfig
 
@@ -106,15 +105,14 @@ class OpenVLA(nn.Module):
         input_ids: Int[Tensor, "B T"],
         pixel_values: Float[Tensor, "B K S S"],
         attention_mask: Int[Tensor, "B T"] | Bool[Tensor, "B T"] | None = None,
-        cache: KVCache | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Decoder states after the final norm. `attention_mask` (1 = token, 0 = right padding) is over `input_ids`."""
         fused = self.embed(input_ids, pixel_values)
-        positions = torch.arange(fused.shape[1], device=fused.device).expand(fused.shape[0], -1)
         mask = None
         if attention_mask is not None and not bool(attention_mask.all()):
             mask = causal_mask(self.insert_patches(attention_mask.bool(), True))
-        return self.language_model.model(fused, positions, mask, cache)
+        positions = torch.arange(fused.shape[1], device=fused.device).expand(fused.shape[0], -1)
+        return self.language_model.model(fused, positions, mask)
 
     def forward(
         self,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla.errors import InputError, SimulatorError, lookup
-from openvla.sim.metaworld import SPEC, MetaWorld
+from openvla.sim.metaworld import IMAGE_SIZE, SPEC, MetaWorld
 from openvla.sim.seeds import training_seeds
 from openvla.sim.tasks import TASKS
 from openvla.sim.workers import executor
@@ -102,7 +102,13 @@ class Recording(Iterator[Demonstration]):
 
 
 def record(
-    tasks: Sequence[str], episodes: int, *, seed: int, noise: float = 0.0, image_size: int = 128, workers: int = 1
+    tasks: Sequence[str],
+    episodes: int,
+    *,
+    seed: int,
+    noise: float = 0.0,
+    image_size: int = IMAGE_SIZE,
+    workers: int = 1,
 ) -> Recording:
     """Record `episodes` successful demonstrations of each task, task by task, seeds `seed`, `seed + 1`, ...
 

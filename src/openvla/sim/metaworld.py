@@ -23,9 +23,11 @@ from openvla.sim.camera import Camera, View, require_mujoco
 from openvla.sim.tasks import DEFAULT_TASKS, MARKED_TASKS, TASKS
 from openvla.spec import ActionSpec, Observation, Transition
 
-__all__ = ["DEFAULT_TASKS", "SPEC", "TASKS", "MetaWorld"]
+__all__ = ["DEFAULT_TASKS", "IMAGE_SIZE", "SPEC", "TASKS", "MetaWorld"]
 
 ACTION_REPEAT = 5
+IMAGE_SIZE = 112
+"""Pixels a side of what a policy sees where nobody says otherwise: the size that `nano` looks at."""
 MAX_SIMULATOR_STEPS = 500
 SIMULATOR_HZ = 80.0
 
@@ -53,7 +55,7 @@ class MetaWorld:
     An episode ends at the first success, or after 500 simulator steps (100 actions).
     """
 
-    def __init__(self, task: str, image_size: int = 128) -> None:
+    def __init__(self, task: str, image_size: int = IMAGE_SIZE) -> None:
         """`image_size`: height and width of the observation's image in pixels, 1 to 512.
 
         Raises UsageError for an unknown task, InputError for another size, SimulatorError without a driver.

@@ -21,6 +21,7 @@ from openvla.files import write_text
 from openvla.sim import player
 from openvla.sim.circumstances import circumstances
 from openvla.sim.evaluation import EpisodeResult, Evaluation, TaskResult
+from openvla.sim.metaworld import IMAGE_SIZE
 from openvla.sim.player import Job
 from openvla.sim.report import write_report
 from openvla.sim.seeds import evaluation_seeds
@@ -40,7 +41,7 @@ def evaluate(
     output: str | Path | None = None,
     videos_per_task: int = 2,
     instruct: Mapping[str, str] | None = None,
-    image_size: int = 128,
+    image_size: int = IMAGE_SIZE,
 ) -> Evaluation:
     """Run `episodes` seeded episodes of each task and count successes.
 

@@ -8,7 +8,6 @@ so a resumed run repeats an uninterrupted one, on a CPU bit for bit.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,24 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from openvla.codec.codec import Codec
-from openvla.codec.statistics import select
-from openvla.data.frames import Batches, Frames, split_episodes
-from openvla.data.oxe import DATASETS
-from openvla.data.statistics import dataset_statistics
-from openvla.errors import TrainingError, UsageError, lookup
-from openvla.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from openvla.data.frames import Batches
+from openvla.errors import TrainingError
+from openvla.model.checkpoint import Checkpoint, save_checkpoint
 from openvla.model.prismatic import OpenVLA
-from openvla.nn.hardware import multiplies_bf16, pick_device
+from openvla.nn.hardware import pick_device
 from openvla.train import state
 from openvla.train.config import TrainConfig
-from openvla.train.fresh import PREFIX, fresh_checkpoint
 from openvla.train.methods import count_parameters, merge, prepare
-from openvla.train.metrics import MetricLog, action_metrics, average, matmul_rate
+from openvla.train.metrics import MetricLog, Window, action_metrics, average, matmul_rate
 from openvla.train.optim import learning_rate, make_optimizer
-
-GRADIENT_PASSES = 3
-"""A backward pass costs twice a forward pass."""
+from openvla.train.setup import check, load_frames, pick_precision, starting_point, with_statistics
 
 
 @dataclass(frozen=True)
@@ -152,99 +144,6 @@ class Run:
             merge(self.module)
             save_checkpoint(target, self.checkpoint)
         return target
-
-
-class Window:
-    """Metrics since the last log line: means of what steps report, and the pace."""
-
-    def __init__(self, model: OpenVLA, matmul_flops_per_s: float) -> None:
-        self._rows: list[dict[str, float]] = []
-        self._examples, self._flops, self._wait_s, self._start = 0, 0.0, 0.0, time.perf_counter()
-        self._model, self._rate = model, matmul_flops_per_s
-
-    def timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """`batches`, with the time spent waiting for them."""
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self._wait_s += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
-
-    def add(self, row: dict[str, float], shape: torch.Size) -> None:
-        """Count one step over ids of `shape` (B, T)."""
-        self._rows.append(row)
-        self._examples += shape[0]
-        self._flops += GRADIENT_PASSES * shape[0] * self._model.forward_flops(shape[1])
-
-    def take(self) -> dict[str, float]:
-        """The metrics of the window, which starts anew."""
-        elapsed = time.perf_counter() - self._start
-        values = {f"train/{name}": value for name, value in average(self._rows).items()} | {
-            "perf/samples_per_s": self._examples / elapsed,
-            "perf/mfu": self._flops / elapsed / self._rate,
-            "perf/data_wait_fraction": self._wait_s / elapsed,
-        }
-        self.__init__(self._model, self._rate)
-        return values
-
-
-def check(config: TrainConfig) -> None:
-    """Raise UsageError for settings that no run can have."""
-    for name in ("steps", "batch_size", "save_every", "validate_every", "log_every", "keep", "validation_frames"):
-        if getattr(config, name) < 1:
-            raise UsageError(f"{name} is {getattr(config, name)}; give a whole number from 1")
-    if not (config.learning_rate > 0 and config.gradient_clip > 0):
-        raise UsageError(
-            f"learning_rate is {config.learning_rate} and gradient_clip {config.gradient_clip}; both must be above 0"
-        )
-    if config.hold_out < 0 or config.hold_out == 1 or not 0 <= config.warmup_ratio <= 1:
-        raise UsageError(
-            f"hold_out is {config.hold_out} and warmup_ratio {config.warmup_ratio}; the first must be 0 or from 2, "
-            "the second in 0..1"
-        )
-
-
-def starting_point(config: TrainConfig) -> Checkpoint:
-    """The checkpoint a run starts from, loaded or new."""
-    if config.checkpoint.startswith(PREFIX):
-        return fresh_checkpoint(config.checkpoint.removeprefix(PREFIX), config.dataset, config.seed)
-    return load_checkpoint(config.checkpoint)
-
-
-def pick_precision(config: TrainConfig) -> torch.dtype:
-    """bfloat16 or float32; "auto" takes bfloat16 where the hardware multiplies it natively."""
-    table = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    if config.precision != "auto":
-        return lookup(config.precision, table, "precision")
-    return torch.bfloat16 if multiplies_bf16(pick_device(config.device)) else torch.float32
-
-
-def with_statistics(codec: Codec, config: TrainConfig) -> Codec:
-    """The codec with statistics of the data set: its own where it has them, so that what it learned stays true."""
-    if config.dataset in codec.statistics:
-        return codec
-    record = lookup(config.dataset, DATASETS, "data set")
-    if codec.action_dim not in (None, record.action.dim):
-        raise UsageError(
-            f"{config.dataset!r} has {record.action.dim} action dimensions, the checkpoint {codec.action_dim}; "
-            "use data of the same robot, or start from another checkpoint"
-        )
-    table = {**codec.statistics, config.dataset: dataset_statistics(config.data, config.dataset)}
-    return dataclasses.replace(codec, statistics=table, action=record.action)
-
-
-def load_frames(config: TrainConfig, codec: Codec) -> tuple[Frames, Batches | None]:
-    """Frames to train on and batches to validate on, None where nothing is held out."""
-    statistics = select(codec.statistics, config.dataset).action
-    training, validation = (
-        Frames(episodes, config.dataset, statistics, codec.chunk)
-        for episodes in split_episodes(config.data, config.hold_out)
-    )
-    if not len(validation):
-        return training, None
-    return training, Batches(validation, codec, min(config.batch_size, len(validation)), config.seed)
 
 
 def prefetched(batches: Batches, start: int, stop: int, device: torch.device) -> Iterator[dict[str, Tensor]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ from torch import Tensor
 
 from openvla.codec.codec import Codec
 from openvla.errors import require
+from openvla.model.prismatic import OpenVLA
+
+
+GRADIENT_PASSES = 3
+"""Forward passes that a training step costs: its own, and the backward pass, which costs two."""
 
 
 def action_metrics(
@@ -89,3 +94,39 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
         float((matrix @ matrix)[0, 0])
         best = min(best, time.perf_counter() - start)
     return 2 * 2048**3 / best
+
+
+class Window:
+    """Metrics since the last log line: means of what steps report, and the pace."""
+
+    def __init__(self, model: OpenVLA, matmul_flops_per_s: float) -> None:
+        self._rows: list[dict[str, float]] = []
+        self._examples, self._flops, self._wait_s, self._start = 0, 0.0, 0.0, time.perf_counter()
+        self._model, self._rate = model, matmul_flops_per_s
+
+    def timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """`batches`, with the time spent waiting for them."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self._wait_s += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, row: dict[str, float], shape: torch.Size) -> None:
+        """Count one step over ids of `shape` (B, T)."""
+        self._rows.append(row)
+        self._examples += shape[0]
+        self._flops += GRADIENT_PASSES * shape[0] * self._model.forward_flops(shape[1])
+
+    def take(self) -> dict[str, float]:
+        """The metrics of the window, which starts anew."""
+        elapsed = time.perf_counter() - self._start
+        values = {f"train/{name}": value for name, value in average(self._rows).items()} | {
+            "perf/samples_per_s": self._examples / elapsed,
+            "perf/mfu": self._flops / elapsed / self._rate,
+            "perf/data_wait_fraction": self._wait_s / elapsed,
+        }
+        self.__init__(self._model, self._rate)
+        return values

@@ -18,7 +18,8 @@ from torch import nn
 
 from openvla.errors import TrainingError, require
 from openvla.files import new_directory, write_text
-from openvla.model.checkpoint import Checkpoint, read_weights, save_checkpoint
+from openvla.model.checkpoint import Checkpoint, save_checkpoint
+from openvla.model.weights import read_weights
 from openvla.train.config import TrainConfig
 
 RUN = "run.json"
