@@ -9,6 +9,8 @@ Shapes: frames are uint8 (size, size, 3), RGB, row 0 at the top.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import sys
 import weakref
@@ -75,6 +77,18 @@ def backend_name() -> str:
     return os.environ.get("MUJOCO_GL", "").lower() or "glfw"
 
 
+_open: weakref.WeakSet[Camera] = weakref.WeakSet()
+
+
+@functools.cache
+def close_at_exit() -> None:
+    """See to it that cameras close before MuJoCo shuts OpenGL down, or closing them prints a traceback.
+
+    Exit handlers run in reverse order, and MuJoCo's is there once a renderer has been made, so this comes after.
+    """
+    atexit.register(lambda: [camera.close() for camera in list(_open)])
+
+
 class Camera:
     """Draws one MuJoCo model from one view at one size."""
 
@@ -98,8 +112,9 @@ class Camera:
             self._renderer = mujoco.Renderer(model, drawn, drawn)
         except Exception as error:  # see require_mujoco
             raise no_renderer(error) from error
-        # Closing after the interpreter has torn OpenGL down prints a traceback; a finalizer runs before that.
         self._finalizer = weakref.finalize(self, self._renderer.close)
+        _open.add(self)
+        close_at_exit()
         self._size = size
         self._camera = mujoco.MjvCamera()
         self._camera.azimuth, self._camera.elevation = view.azimuth, view.elevation
