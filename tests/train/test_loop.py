@@ -122,9 +122,10 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(
     straight = config(output=tmp_path / "straight", method=method, rank=4)
     train(straight)
     broken = dataclasses.replace(straight, output=tmp_path / "broken")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupt_at(step, patch)
-        train(broken)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
     train(dataclasses.replace(broken, resume=True))
     assert losses(broken.output) == losses(straight.output)
     ours, theirs = (load_file(run.output / "final" / "model.safetensors") for run in (broken, straight))
@@ -152,6 +153,20 @@ def test_a_run_killed_at_a_random_moment_resumes_bit_for_bit(config: Make, tmp_p
     assert losses(broken.output) == losses(straight.output)
 
 
+def test_a_resumed_run_logs_the_same_lines_even_where_saving_and_logging_fall_apart(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = config(output=tmp_path / "straight", steps=12, save_every=5, log_every=4)
+    train(straight)
+    broken = dataclasses.replace(straight, output=tmp_path / "broken")
+    with monkeypatch.context() as patch:
+        interrupt_at(7, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    train(dataclasses.replace(broken, resume=True))
+    assert losses(broken.output) == losses(straight.output)
+
+
 def test_bf16_follows_fp32(config: Make, tmp_path: Path) -> None:
     train(config(output=tmp_path / "a"))
     train(config(output=tmp_path / "b", precision="bf16"))
@@ -175,7 +190,7 @@ def test_a_checkpoint_that_is_not_finite_stops_before_a_weight_changes(config: M
 
 def test_an_output_in_use_is_refused(config: Make) -> None:
     train(config(steps=1))
-    with pytest.raises(TrainingError, match="is not empty; resume its run with --resume or choose another output"):
+    with pytest.raises(TrainingError, match="is not empty; resume that run with --resume, or choose another output"):
         train(config(steps=1))
 
 
@@ -186,7 +201,7 @@ def test_a_resumed_run_must_be_the_same_run(config: Make) -> None:
 
 
 def test_there_must_be_something_to_resume(config: Make) -> None:
-    with pytest.raises(TrainingError, match="there is no run.json in it; start the run without --resume"):
+    with pytest.raises(TrainingError, match=r"there is no run\.json in it; start the run without --resume"):
         train(config(resume=True))
 
 
@@ -194,7 +209,8 @@ def test_a_damaged_state_is_named(config: Make) -> None:
     train(config(steps=2))
     (config().output / "checkpoints" / "step-000002" / "training.pt").write_bytes(b"nonsense")
     with pytest.raises(
-        TrainingError, match="cannot resume from .*step-000002.*; remove it to resume from the one before"
+        TrainingError,
+        match=r"cannot resume from .*step-000002: it is damaged, .*; remove it to resume from the one before",
     ):
         train(config(steps=2, resume=True))
 

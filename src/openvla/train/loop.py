@@ -72,10 +72,10 @@ class Run:
         self.model: OpenVLA = checkpoint.model
         self.trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(module, config)
-        self.step = state.restore(config, checkpoint, module, self.optimizer) if config.resume else 0
+        self.step, unlogged = state.restore(config, checkpoint, module, self.optimizer) if config.resume else (0, [])
         self.log = MetricLog(config.output, self.step)
         self.metrics: dict[str, float] = {}
-        self.window = Window(self.model, matmul_rate(device, precision))
+        self.window = Window(self.model, matmul_rate(device, precision), unlogged)
 
     def run(self, batches: Batches, validation: Batches | None) -> TrainResult:
         """Train to the last step, logging, validating and saving on the way."""
@@ -94,7 +94,7 @@ class Run:
                 if validation is not None and (self.step % config.validate_every == 0 or last):
                     self.record(self.validate(validation))
                 if self.step % config.save_every == 0 or last:
-                    state.save(config, self.step, self.checkpoint, self.module, self.optimizer)
+                    state.save(config, self.step, self.checkpoint, self.module, self.optimizer, self.window.rows)
         self.log.close()
         return TrainResult(self.save_final(), self.metrics)
 
@@ -152,6 +152,8 @@ def prefetched(batches: Batches, start: int, stop: int, device: torch.device) ->
     def make(step: int) -> dict[str, Tensor]:
         return {name: torch.from_numpy(array) for name, array in batches[step].items()}
 
+    if start >= stop:
+        return
     with ThreadPoolExecutor(1) as pool:
         pending: Any = pool.submit(make, start)
         for step in range(start, stop):

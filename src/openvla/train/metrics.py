@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from openvla.codec.codec import Codec
-from openvla.errors import require
+from openvla.errors import TrainingError, require
+from openvla.files import write_text
 from openvla.model.prismatic import OpenVLA
-
 
 GRADIENT_PASSES = 3
 """Forward passes that a training step costs: its own, and the backward pass, which costs two."""
@@ -61,7 +61,7 @@ class MetricLog:
         self._path = output / "metrics.jsonl"
         lines = self._path.read_text().splitlines() if resume_step and self._path.exists() else []
         kept = [line for line in lines if _step_of(line) <= resume_step]
-        self._path.write_text("".join(line + "\n" for line in kept))
+        write_text(self._path, "".join(line + "\n" for line in kept), TrainingError)
         writer = require("torch.utils.tensorboard.writer", "train").SummaryWriter
         self._board: Any = writer(str(output / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
 
@@ -99,10 +99,10 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 class Window:
     """Metrics since the last log line: means of what steps report, and the pace."""
 
-    def __init__(self, model: OpenVLA, matmul_flops_per_s: float) -> None:
-        self._rows: list[dict[str, float]] = []
-        self._examples, self._flops, self._wait_s, self._start = 0, 0.0, 0.0, time.perf_counter()
+    def __init__(self, model: OpenVLA, matmul_flops_per_s: float, rows: list[dict[str, float]]) -> None:
+        """rows: what the steps of the window reported before the run was interrupted."""
         self._model, self._rate = model, matmul_flops_per_s
+        self._open(rows)
 
     def timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """`batches`, with the time spent waiting for them."""
@@ -116,17 +116,21 @@ class Window:
 
     def add(self, row: dict[str, float], shape: torch.Size) -> None:
         """Count one step over ids of `shape` (B, T)."""
-        self._rows.append(row)
+        self.rows.append(row)
         self._examples += shape[0]
         self._flops += GRADIENT_PASSES * shape[0] * self._model.forward_flops(shape[1])
 
     def take(self) -> dict[str, float]:
         """The metrics of the window, which starts anew."""
         elapsed = time.perf_counter() - self._start
-        values = {f"train/{name}": value for name, value in average(self._rows).items()} | {
+        values = {f"train/{name}": value for name, value in average(self.rows).items()} | {
             "perf/samples_per_s": self._examples / elapsed,
             "perf/mfu": self._flops / elapsed / self._rate,
             "perf/data_wait_fraction": self._wait_s / elapsed,
         }
-        self.__init__(self._model, self._rate)
+        self._open([])
         return values
+
+    def _open(self, rows: list[dict[str, float]]) -> None:
+        self.rows = rows
+        self._examples, self._flops, self._wait_s, self._start = 0, 0.0, 0.0, time.perf_counter()

@@ -60,9 +60,17 @@ def saved_steps(output: Path) -> list[tuple[int, Path]]:
 
 
 def save(
-    config: TrainConfig, step: int, checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer
+    config: TrainConfig,
+    step: int,
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    unlogged: list[dict[str, float]],
 ) -> None:
-    """Write the state after `step` steps and remove the oldest beyond `config.keep`."""
+    """Write the state after `step` steps and remove the oldest beyond `config.keep`.
+
+    unlogged: metrics of the steps since the last log line, so that the next line is the same after a resume.
+    """
     target = config.output / "checkpoints" / f"step-{step:06d}"
     if target.exists():
         return
@@ -71,19 +79,26 @@ def save(
             _save_adapter(module, place / "adapter")
         else:
             save_checkpoint(place / "weights", checkpoint)
-        state = {"step": step, "optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
+        state = {
+            "step": step,
+            "optimizer": optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "unlogged": unlogged,
+        }
         torch.save(state, place / "training.pt")
     for _, old in saved_steps(config.output)[: -config.keep]:
         shutil.rmtree(old)
 
 
-def restore(config: TrainConfig, checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest saved state into the run's parts and return its step; 0 where nothing was saved yet."""
-    for leftover in (config.output / "checkpoints").glob(".step-*.tmp"):
+def restore(
+    config: TrainConfig, checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]]]:
+    """Load the newest saved state, if there is one, into the run's parts; returns its step (or 0) and `unlogged`."""
+    for leftover in (*config.output.glob(".final.*.tmp"), *config.output.glob("checkpoints/.step-*.tmp")):
         shutil.rmtree(leftover)
     steps = saved_steps(config.output)
     if not steps:
-        return 0
+        return 0, []
     _, place = steps[-1]
     try:
         state: dict[str, Any] = torch.load(place / "training.pt", weights_only=True)
@@ -96,8 +111,11 @@ def restore(config: TrainConfig, checkpoint: Checkpoint, module: nn.Module, opti
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
     except Exception as error:
-        raise TrainingError(f"cannot resume from {place} ({error}); remove it to resume from the one before") from error
-    return int(state["step"])
+        raise TrainingError(
+            f"cannot resume from {place}: it is damaged, or of another model ({type(error).__name__}); remove it to "
+            "resume from the one before"
+        ) from error
+    return int(state["step"]), state["unlogged"]
 
 
 def _save_adapter(module: Any, place: Path) -> None:
