@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,3 +25,23 @@ def shared() -> Path:
 def golden() -> Path:
     """Numbers that the published code produced."""
     return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve episodes in which the colour of the image tells the action: red right, blue left."""
+    from openvla.data.episode import demonstration_episode
+    from openvla.data.rlds import write_episodes
+
+    random = np.random.default_rng(0)
+
+    def episode(number: int):
+        right = number % 2 == 0
+        images = random.integers(0, 40, (8, 28, 28, 3)).astype(np.uint8)
+        images[..., 0 if right else 2] += 200
+        actions = np.zeros((8, 4), np.float32)
+        actions[:, 0] = 1.0 if right else -1.0
+        actions[:, 1] = random.uniform(-1, 1, 8)
+        return demonstration_episode(images, actions, np.zeros((8, 4)), "go", task="colour", seed=number)
+
+    return write_episodes(tmp_path_factory.mktemp("toy") / "toy", map(episode, range(12)), name="toy")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openvla.errors import DataError
-from openvla.files import new_directory, new_file, write_text
+from openvla.files import made_directory, new_directory, new_file, write_text
 
 
 def test_a_directory_appears_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -57,6 +57,31 @@ def test_a_directory_below_a_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     message = r"cannot write .*file/target: (Not a directory|File exists)"
     with pytest.raises(DataError, match=message), new_directory(tmp_path / "file" / "target", DataError):
+        pass
+
+
+def test_a_made_directory_stays_once_it_holds_something(tmp_path: Path) -> None:
+    with made_directory(tmp_path / "a" / "b", DataError):
+        pass
+    assert (tmp_path / "a" / "b").is_dir()
+
+    def interrupted(path: Path, *, fill: bool) -> None:
+        with made_directory(path, DataError):
+            if fill:
+                (path / "kept.txt").touch()
+            raise OSError("something else")
+
+    for fill in (False, True):
+        with pytest.raises(OSError, match="something else"):
+            interrupted(tmp_path / "a" / "c" / "d", fill=fill)
+        assert (tmp_path / "a" / "c").exists() == fill
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = r"cannot create .*file/a: (Not a directory|File exists); choose another directory"
+    with pytest.raises(DataError, match=message), made_directory(tmp_path / "file" / "a", DataError):
         pass
 
 

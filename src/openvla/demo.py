@@ -30,7 +30,7 @@ NEW_TASK = "handle-press"
 class DemoConfig:
     """How much of everything; the defaults take about six minutes on two cores."""
 
-    output: Path = Path("demo")
+    output: Path
     """Directory for data, checkpoints, videos and the report; must not exist."""
     known_tasks: tuple[str, ...] = DEFAULT_TASKS
     """Tasks of the shipped policy to show."""

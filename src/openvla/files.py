@@ -22,8 +22,7 @@ def new_directory(target: Path, error: type[OpenVLAError]) -> Generator[Path]:
     """
     if target.exists():
         raise error(f"{target} exists already; remove it, or choose another directory")
-    place = _beside(target)
-    made = [parent for parent in (target.parent, *target.parent.parents) if not parent.exists()]
+    place, absent = _beside(target), _absent(target.parent)
     try:
         place.mkdir(parents=True)
         yield place
@@ -33,11 +32,27 @@ def new_directory(target: Path, error: type[OpenVLAError]) -> Generator[Path]:
         _sync(target.parent)
     except BaseException as cause:
         shutil.rmtree(place, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            for parent in made:
-                parent.rmdir()
+        _remove_empty(absent)
         if isinstance(cause, OSError):
             raise error(f"cannot write {target}: {cause.strerror or cause}") from cause
+        raise
+
+
+@contextlib.contextmanager
+def made_directory(path: Path, error: type[OpenVLAError]) -> Generator[None]:
+    """Make `path` and its parents, for a block that may fill it; what is still empty on any exception vanishes again.
+
+    Raises `error` where the disk refuses. A directory that exists is fine, and stays.
+    """
+    absent = _absent(path)
+    try:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            raise error(f"cannot create {path}: {cause.strerror or cause}; choose another directory") from cause
+        yield
+    except BaseException:
+        _remove_empty(absent)
         raise
 
 
@@ -52,10 +67,15 @@ def new_file(path: Path) -> Generator[BinaryIO]:
 
 def write_text(path: Path, text: str, error: type[OpenVLAError]) -> None:
     """Write or replace a UTF-8 file in one step. Raises `error` where the disk refuses."""
+    write_bytes(path, text.encode(), error)
+
+
+def write_bytes(path: Path, content: bytes, error: type[OpenVLAError]) -> None:
+    """Write or replace a file in one step. Raises `error` where the disk refuses."""
     place = _beside(path)
     try:
         with new_file(place) as file:
-            file.write(text.encode())
+            file.write(content)
         place.replace(path)
         _sync(path.parent)
     except OSError as cause:
@@ -67,6 +87,18 @@ def write_text(path: Path, text: str, error: type[OpenVLAError]) -> None:
 
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _absent(path: Path) -> list[Path]:
+    """`path` and those of its parents that do not exist, innermost first."""
+    return [each for each in (path, *path.parents) if not each.exists()]
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    """Remove those of `directories`, innermost first, that exist and hold nothing."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def _sync(path: Path) -> None:

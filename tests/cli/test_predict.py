@@ -59,7 +59,9 @@ def test_a_palette_is_looked_up(policies, capsys, tmp_path) -> None:
         ("a.png", "RGBA", "RGBA: use image[..., :3]"),
         ("a.png", "1", "image has dtype bool"),
         ("a.png", "I;16", "image has dtype uint16"),
-        ("a.tif", "CMYK", "a.tif is a CMYK image, made for print; convert it to RGB first"),
+        ("a.tif", "F", "image has dtype float32"),
+        ("a.tif", "CMYK", "a.tif is a CMYK image; convert it to RGB first"),
+        ("a.tif", "YCbCr", "a.tif is a YCbCr image; convert it to RGB first"),
     ],
 )
 def test_an_image_that_is_not_rgb_is_refused(policies, capsys, tmp_path, name, mode, sentence) -> None:

@@ -46,6 +46,8 @@ def test_mask_proprio_and_counts_may_be_missing(published: dict[str, Any]) -> No
         (("action", "mask"), [1] * 7, "'mask' = .* true and false"),
         (("action", "q01"), [0.5] + [-1.0] * 6, r"q01 0.5 above q99 0.0155\d* in dimension 0"),
         (("num_transitions",), -1, "'num_transitions' = -1; it must be a whole number"),
+        (("num_transitions",), float("nan"), "'num_transitions' = nan; it must be a whole number"),
+        (("num_trajectories",), 1.5, "'num_trajectories' = 1.5; it must be a whole number"),
         (("num_trajectories",), "5", "'num_trajectories' = '5'; it must be a whole number"),
     ],
 )

@@ -33,3 +33,8 @@ def test_it_is_a_slow_reference_on_random_commands() -> None:
 
 def test_a_tail_in_between_keeps_the_last_raw_value() -> None:
     assert binarize_gripper(np.float32([0, 0, 0.5, 1, 1, 0.75, 0.5])).tolist() == [0, 0, 1, 1, 1, 0.5, 0.5]
+
+
+def test_nan_and_infinity_are_not_hidden() -> None:
+    assert np.isnan(binarize_gripper(np.float32([0, 0.5, np.nan, 1]))).tolist() == [False, True, True, False]
+    assert binarize_gripper(np.float32([0, np.inf, 1])).tolist() == [0, np.inf, 1]

@@ -106,6 +106,8 @@ def test_a_split_that_does_not_exist_is_refused(tmp_path: Path, split: str, matc
         ({"splits": [{"name": "train"}]}, r"does not describe splits \(KeyError: 'shardLengths'\)"),
         ({"splits": [{"name": "train", "shardLengths": ["x"]}]}, "does not describe splits"),
         ({"splits": [{"name": "t", "shardLengths": ["1"], "filepathTemplate": "{X}"}]}, "does not describe splits"),
+        ({"splits": [{"name": "t", "shardLengths": ["1"], "filepathTemplate": "../x"}]}, "'../x' lies outside of the"),
+        ({"splits": [{"name": "t", "shardLengths": ["1"], "filepathTemplate": "/x"}]}, "'/x' lies outside of the"),
     ],
 )
 def test_a_description_that_cannot_be_used_is_refused(tmp_path: Path, changes: Any, match: str) -> None:

@@ -63,3 +63,9 @@ def test_a_damaged_array_is_refused(array: dict[str, Any], message: str) -> None
 def test_what_is_no_json_is_refused(data: bytes | str) -> None:
     with pytest.raises(InputError, match=r"the message is not JSON .*; send the published /act format"):
         loads(data)
+
+
+def test_absurd_nesting_and_absurd_shapes_are_refused() -> None:
+    for data in (100_000 * "[", json.dumps({"__numpy__": "", "dtype": "|u1", "shape": [0, 10**30]})):
+        with pytest.raises(InputError, match="the message is not JSON"):
+            loads(data)

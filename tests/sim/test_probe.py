@@ -16,6 +16,10 @@ def test_the_odd_one_out_takes_the_first_tasks() -> None:
     assert swapped_instructions(WORDS, ["a", "b", "c"]) == {"a": "do b", "b": "do a", "c": "do a"}
 
 
+def test_a_task_named_twice_counts_once() -> None:
+    assert swapped_instructions(WORDS, ["a", "a", "b"]) == {"a": "do b", "b": "do a"}
+
+
 def test_no_task_keeps_its_own_words() -> None:
     for count in (2, 3):
         tasks = list(WORDS)[:count]

@@ -112,7 +112,7 @@ def test_an_error_of_the_policy_ends_the_run(workers, tmp_path):
     with pytest.raises(ArithmeticError, match="the policy divided by zero"):
         evaluate(sim_fakes.Faulty, "line", episodes=2, workers=workers, output=tmp_path)
     assert player._player is None
-    assert [path.name for path in tmp_path.rglob("*")] == ["videos"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_worker_ends_the_run():
@@ -140,6 +140,14 @@ def test_a_killed_worker_ends_the_run():
 def test_impossible_settings_are_refused(policy, settings, error, message):
     with pytest.raises(error, match=message):
         evaluate(policy, **{"suite": "line", "episodes": 1, **settings})
+
+
+def test_a_run_that_cannot_start_leaves_no_output_behind(tmp_path):
+    with pytest.raises(InputError, match="actions have 3 values"):
+        evaluate(sim_fakes.OtherRobot(), "line", episodes=1, output=tmp_path / "new" / "run")
+    with pytest.raises(InputError, match="0 workers"):
+        evaluate(sim_fakes.Walker(), "line", episodes=1, workers=0, output=tmp_path / "new" / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_output_that_cannot_be_made_is_refused_before_anything_runs(tmp_path):

@@ -32,7 +32,7 @@ def test_the_same_frames_give_the_same_bytes():
 
 
 def test_a_directory_that_is_not_there_is_told_and_nothing_is_left(tmp_path):
-    with pytest.raises(UsageError, match=r"cannot write .*film\.mp4: No such file or directory; choose another output"):
+    with pytest.raises(UsageError, match=r"cannot write .*film\.mp4: No such file or directory; choose another place"):
         write_video(tmp_path / "absent" / "film.mp4", FRAMES, 16.0)
     assert not list(tmp_path.iterdir())
 

@@ -15,14 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from openvla.codec.batch import IGNORE_INDEX
-from openvla.data.frames import Batches
-from openvla.errors import TrainingError, UsageError
+from openvla.errors import DataError, TrainingError, UsageError
 from openvla.model.checkpoint import load_checkpoint, save_checkpoint
 from openvla.train import loop
 from openvla.train.config import TrainConfig
 from openvla.train.loop import prefetched, train
 from openvla.train.optim import learning_rate
-from openvla.train.setup import load_frames, starting_point, with_statistics
+from openvla.train.setup import load_batches, starting_point, with_statistics
 
 Make = Callable[..., TrainConfig]
 
@@ -45,6 +44,14 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return original(run, batch)
 
     monkeypatch.setattr(loop.Run, "train_step", stop)
+
+
+def long_chunks(config: Make) -> str:
+    """A checkpoint that predicts more actions at once than any toy episode has."""
+    start = starting_point(config())
+    place = config().output.parent / "long"
+    save_checkpoint(place, dataclasses.replace(start, codec=dataclasses.replace(start.codec, chunk=9)))
+    return str(place)
 
 
 def test_training_learns_what_the_colour_means(config: Make) -> None:
@@ -82,8 +89,8 @@ def test_the_final_checkpoint_acts_with_the_statistics_of_the_data(config: Make)
 def test_the_loss_covers_action_tokens_and_stop_token_only(config: Make) -> None:
     run = config()
     codec = with_statistics(starting_point(run).codec, run)
-    training, _ = load_frames(run, codec)
-    example = training.example(0, codec)
+    training, _ = load_batches(run, codec)
+    example = training.frames.example(0, codec)
     supervised = example.labels[example.labels != IGNORE_INDEX]
     assert len(supervised) == codec.spec.dim + 1
     assert supervised[-1] == codec.eos_token_id
@@ -95,12 +102,11 @@ def test_steps_equal_those_of_a_plain_loop(config: Make) -> None:
     train(run)
     start = starting_point(run)
     model, codec = start.model.float().requires_grad_(True), with_statistics(start.codec, run)
-    training, _ = load_frames(run, codec)
+    batches, _ = load_batches(run, codec)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, fused=False)
-    batches = Batches(training, codec, run.batch_size, run.seed)
     expected: list[float] = []
     for step, batch in enumerate(prefetched(batches, 0, 5, torch.device("cpu"))):
         for group in optimizer.param_groups:
@@ -205,6 +211,19 @@ def test_there_must_be_something_to_resume(config: Make) -> None:
         train(config(resume=True))
 
 
+def test_a_torn_description_of_the_run_is_named(config: Make) -> None:
+    train(config(steps=2))
+    (config().output / "run.json").write_text('{"steps": ')
+    with pytest.raises(TrainingError, match=r"its run\.json is damaged; restore it, or start anew"):
+        train(config(steps=2, resume=True))
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(config: Make) -> None:
+    with pytest.raises(DataError, match="there are no training frames"):
+        train(config(hold_out=0, data=config().data.parent, checkpoint=long_chunks(config)))
+    assert not config().output.exists()
+
+
 def test_a_damaged_state_is_named(config: Make) -> None:
     train(config(steps=2))
     (config().output / "checkpoints" / "step-000002" / "training.pt").write_bytes(b"nonsense")
@@ -227,6 +246,8 @@ def test_data_of_another_robot_is_refused(config: Make, shared: Path) -> None:
     [
         ({"steps": 0}, "steps is 0; give a whole number from 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0 and gradient_clip 1.0; both must be above 0"),
+        ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; give 0 or more"),
         ({"hold_out": 1}, "hold_out is 1 .* the first must be 0 or from 2"),
         ({"warmup_ratio": 2.0}, "warmup_ratio 2.0"),
         ({"checkpoint": "preset:nono"}, "unknown preset 'nono'; did you mean 'nano'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from openvla.cli.output import Result
 class Options:
     """Watch the shipped policy act, teach it a new task, and measure it before and after."""
 
-    output: Path = Path("demo")
-    """Directory for data, checkpoints, videos and the report; must not exist."""
+    output: Path | None = None
+    """Directory for data, checkpoints, videos and the report; must not exist. A new one below demo/ where omitted."""
     workers: int = 2
     """Simulators side by side."""
     json: bool = False
@@ -24,7 +25,8 @@ def run(options: Options) -> Result:
     """Run it, and hand back the rates and the path of the report."""
     from openvla.demo import DemoConfig, run_demo
 
-    result = run_demo(DemoConfig(output=options.output, workers=options.workers))
+    output = options.output or Path("demo") / time.strftime("%Y-%m-%d-%H-%M-%S")
+    result = run_demo(DemoConfig(output=output, workers=options.workers))
     data = {
         "report": str(result.report),
         "known": result.known.to_dict(),

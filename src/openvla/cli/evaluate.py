@@ -36,7 +36,7 @@ class Options:
     statistics: str | None = None
     """Key of the data set whose statistics scale the action; may be omitted where the checkpoint has one."""
     quantize: Literal["int8", "int4", "fp8"] | None = None
-    """Hold the weights in fewer bits."""
+    """Hold the weights in fewer bits; this version refuses all of them."""
     device: str = "auto"
     """Where the policy computes: auto, cpu, cuda, cuda:1, ..."""
     json: bool = False

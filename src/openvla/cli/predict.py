@@ -26,7 +26,7 @@ class Options:
     statistics: str | None = None
     """Key of the data set whose statistics scale the action; may be omitted where the checkpoint has one."""
     quantize: Literal["int8", "int4", "fp8"] | None = None
-    """Hold the weights in fewer bits."""
+    """Hold the weights in fewer bits; this version refuses all of them."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, ..."""
     json: bool = False
@@ -71,8 +71,8 @@ def read_image(path: Path) -> Any:
             raise InputError(f"{path} cannot be decoded as an image ({reason}); give an RGB JPEG or PNG file") from None
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if image.mode == "CMYK":
-        raise InputError(f"{path} is a CMYK image, made for print; convert it to RGB first")
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):  # as many channels as RGB or RGBA, with another meaning
+        raise InputError(f"{path} is a {image.mode} image; convert it to RGB first")
     return np.asarray(image)
 
 

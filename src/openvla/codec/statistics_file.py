@@ -10,7 +10,6 @@ Shapes: A action dimensions.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +156,6 @@ def _mask(raw: object, what: str) -> NDArray[np.bool_] | None:
 
 def _count(table: Mapping[str, object], name: str, what: str) -> int:
     raw = table.get(name, 0)
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw) or raw < 0 or raw % 1:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or raw < 0 or raw % 1:
         raise DataError(f"{what} has {name!r} = {raw!r}; it must be a whole number of at least 0")
     return int(raw)

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from openvla.codec.batch import Example, collate
 from openvla.codec.codec import Codec
-from openvla.codec.statistics import FieldStatistics, normalize
+from openvla.codec.statistics import FieldStatistics, as_rows, normalize
 from openvla.data.episode import Episode
 from openvla.data.info import DatasetInfo
 from openvla.data.oxe import DATASETS
 from openvla.data.rlds import read_episodes
 from openvla.data.standardize import StandardSteps, standardize
-from openvla.errors import DataError, lookup
+from openvla.errors import DataError, lookup, unknown
 
 
 def split_episodes(directory: Path, hold_out: int) -> tuple[Iterator[Episode], Iterator[Episode]]:
@@ -45,10 +45,10 @@ def split_episodes(directory: Path, hold_out: int) -> tuple[Iterator[Episode], I
 
 
 class Frames:
-    """The frames of one split, addressed by number: every step from which a whole action chunk can be read."""
+    """The frames of one split, addressed by number: every step that has an instruction and a whole action chunk."""
 
     def __init__(self, episodes: Iterable[Episode], dataset: str, statistics: FieldStatistics, chunk: int = 1) -> None:
-        """`statistics` normalise the actions. Raises DataError for unreadable data, and for actions of another size."""
+        """`statistics` normalise the actions. Raises DataError for unreadable data, NaN and another action size."""
         record = lookup(dataset, DATASETS, "data set")
         self._image_key = record.images["primary"]
         self._chunk = chunk
@@ -56,13 +56,17 @@ class Frames:
         self._index: list[tuple[int, int]] = []
         for episode in episodes:
             steps = standardize(dataset, episode.steps)
-            if steps["action"].shape[1] != statistics.dim:
+            if self._image_key not in episode.image_keys:
+                raise DataError(f"{episode.source}: {unknown(self._image_key, episode.image_keys, 'image')}")
+            actions = as_rows(steps["action"], f"{episode.source}: {dataset} action")
+            if actions.shape[1] != statistics.dim:
                 raise DataError(
-                    f"{episode.source} has {steps['action'].shape[1]} action dimensions, but the checkpoint "
+                    f"{episode.source} has {actions.shape[1]} action dimensions, but the checkpoint "
                     f"{statistics.dim}; use data of the same robot, or start from another checkpoint"
                 )
-            self._index += [(len(self._episodes), row) for row in range(len(steps["action"]) - chunk + 1)]
-            self._episodes.append((episode, steps, normalize(steps["action"], statistics)))
+            said = [bool(words.strip()) for words in steps["language_instruction"]]
+            self._index += [(len(self._episodes), row) for row in range(len(actions) - chunk + 1) if said[row]]
+            self._episodes.append((episode, steps, normalize(actions, statistics)))
 
     def __len__(self) -> int:
         return len(self._index)
@@ -84,7 +88,10 @@ class Batches:
     def __init__(self, frames: Frames, codec: Codec, batch_size: int, seed: int) -> None:
         """Raises DataError where there are no frames."""
         if not len(frames):
-            raise DataError("there are no training frames; the split is empty or its episodes are shorter than a chunk")
+            raise DataError(
+                "there are no training frames; the split is empty, or its episodes have no instruction or are shorter "
+                "than a chunk"
+            )
         self.frames, self.batch_size = frames, batch_size
         self._codec, self._seed = codec, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)

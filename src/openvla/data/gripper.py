@@ -16,13 +16,15 @@ def binarize_gripper(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round a gripper command (T,) to 1 (above 0.95) and 0 (below 0.05).
 
     A value in between belongs to a motion that is under way and takes the definite value it ends at. Where the
-    trajectory ends in between, those last steps keep the very last raw value, as published.
+    trajectory ends in between, those last steps keep the very last raw value, as published. NaN and infinity stay,
+    and are what the values before them end at, so that whoever checks the result finds them.
 
     >>> binarize_gripper(np.array([0, 0.5, 1, 0.7, 0.6], np.float32)).tolist()
     [0.0, 1.0, 1.0, 0.6000000238418579, 0.6000000238418579]
     """
     is_open = values > OPEN
-    definite = is_open | (values < CLOSED)
+    lost = ~np.isfinite(values)
+    definite = is_open | (values < CLOSED) | lost
     steps = len(values)
     next_definite = np.minimum.accumulate(np.where(definite, np.arange(steps), steps)[::-1])[::-1]
-    return np.append(is_open.astype(np.float32), values[-1:])[next_definite]
+    return np.append(np.where(lost, values, is_open).astype(np.float32), values[-1:])[next_definite]

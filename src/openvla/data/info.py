@@ -153,6 +153,9 @@ def _parse_split(raw: dict[str, Any], dataset: str) -> Split:
     lengths = tuple(int(length) for length in raw["shardLengths"])
     template = raw.get("filepathTemplate") or DEFAULT_TEMPLATE
     names = tuple(shard_name(template, dataset, raw["name"], i, len(lengths)) for i in range(len(lengths)))
+    for path in map(Path, names):
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"the shard {str(path)!r} lies outside of the directory")
     return Split(raw["name"], lengths, names, int(raw.get("numBytes", 0)))
 
 

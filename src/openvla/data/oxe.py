@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla.data.gripper import binarize_gripper
+from openvla.sim import metaworld
 from openvla.spec import ActionSpec
 
 Steps = Mapping[str, NDArray[Any]]
@@ -90,14 +91,7 @@ METAWORLD = DatasetRecord(
     transform=identity,
     images={"primary": "observation|image"},
     proprio=("observation|proprio",),
-    action=ActionSpec(
-        names=("x", "y", "z", "gripper"),
-        units=("5cm", "5cm", "5cm", "1"),
-        low=np.full(4, -1.0),
-        high=np.full(4, 1.0),
-        control_hz=16.0,
-        gripper="open_is_low",
-    ),
+    action=metaworld.SPEC,
     mask=(True,) * 4,  # the gripper too: many tasks hold it still, and a constant survives only where it is normalised
 )
 

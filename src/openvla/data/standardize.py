@@ -42,12 +42,20 @@ def standardize(name: str, steps: Steps) -> StandardSteps:
         instruction = objects(_text(item) for item in raw[record.language])
     except KeyError as error:
         held = ", ".join(steps)
-        raise DataError(f"these steps are not of {name!r}: they lack {error.args[0]!r}; they have {held}") from error
-    except (ValueError, IndexError) as error:
+        raise DataError(
+            f"these steps are not of {name!r}: they lack {error.args[0]!r}; they have {held}; name the data set they "
+            "come from"
+        ) from error
+    except (ValueError, TypeError, IndexError) as error:
         shapes = {key: values.shape for key, values in steps.items()}
-        raise DataError(f"these steps are not of {name!r}: {error}; their shapes are {shapes}") from error
+        raise DataError(
+            f"these steps are not of {name!r}: {error}; their shapes are {shapes}; name the data set they come from"
+        ) from error
     if action.shape[1:] != (record.action.dim,):
-        raise DataError(f"{name!r} has {record.action.dim} action dimensions, these steps have {action.shape[1:]}")
+        raise DataError(
+            f"{name!r} has {record.action.dim} action dimensions, these steps have {action.shape[1:]}; name the data "
+            "set they come from, or use data of the same robot"
+        )
     return StandardSteps(action=action, proprio=proprio, language_instruction=instruction, step=raw[ROW])
 
 

@@ -12,7 +12,8 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        torch.zeros(1, device=name).item()
+        return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"the device {name!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'"

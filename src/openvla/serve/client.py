@@ -22,6 +22,9 @@ from openvla.errors import InputError, ServerError, UsageError
 from openvla.serve import wire
 from openvla.spec import Action, ActionSpec, Observation, conventional_spec
 
+LONGEST_ANSWER = 1 << 24
+"""Bytes read of one answer, far above any action chunk: something that sends without end does not fill the memory."""
+
 
 class RemotePolicy:
     """`Policy` over HTTP.
@@ -77,7 +80,7 @@ class RemotePolicy:
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
         try:
             with self._opener.open(request, timeout=self.timeout_s) as reply:
-                return self._loads(reply.read())
+                return self._loads(reply.read(LONGEST_ANSWER))
         except urllib.error.HTTPError as error:
             raise ServerError(self._refusal(error)) from error
         except TimeoutError as error:
@@ -101,7 +104,7 @@ class RemotePolicy:
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         """The sentence for an HTTP status of 400 and above, with the server's own words where it sent some."""
         try:
-            answer = wire.loads(error.read())
+            answer = wire.loads(error.read(LONGEST_ANSWER))
         except (InputError, OSError, http.client.HTTPException):
             answer = None
         said = cast("Mapping[str, object]", answer).get("error") if isinstance(answer, Mapping) else None

@@ -28,7 +28,7 @@ def loads(data: bytes | str) -> Any:
     """The message in `data`, arrays restored; they are read-only. Raises InputError for what is no such message."""
     try:
         return json.loads(data, object_hook=_decode)
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:  # the latter: absurd shapes, absurd nesting
         if isinstance(error, InputError):
             raise
         raise InputError(f"the message is not JSON ({error}); send the published /act format") from error

@@ -28,7 +28,6 @@ __all__ = ["DEFAULT_TASKS", "IMAGE_SIZE", "SPEC", "TASKS", "MetaWorld"]
 ACTION_REPEAT = 5
 IMAGE_SIZE = 112
 """Pixels a side of what a policy sees where nobody says otherwise: the size that `nano` looks at."""
-MAX_SIMULATOR_STEPS = 500
 SIMULATOR_HZ = 80.0
 
 SPEC = ActionSpec(

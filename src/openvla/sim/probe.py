@@ -14,7 +14,8 @@ def swapped_instructions(instructions: Mapping[str, str], tasks: Sequence[str]) 
     apart. The odd one out takes the first task's. `instructions`: the suite's, by task.
     Raises UsageError for fewer than two tasks and for unknown ones.
     """
-    if len(set(tasks)) < 2:
-        raise UsageError(f"{len(set(tasks))} task has no other to exchange instructions with; name at least two tasks")
+    tasks = list(dict.fromkeys(tasks))
+    if len(tasks) < 2:
+        raise UsageError(f"{len(tasks)} task has no other to exchange instructions with; name at least two tasks")
     neighbours = [tasks[n ^ 1] if n ^ 1 < len(tasks) else tasks[0] for n in range(len(tasks))]
     return {task: lookup(other, instructions, "task") for task, other in zip(tasks, neighbours, strict=True)}

@@ -6,6 +6,7 @@ result depends on neither the number of workers nor the order in which they fini
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import sys
@@ -17,7 +18,7 @@ from typing import cast
 from tqdm import tqdm
 
 from openvla.errors import InputError, UsageError
-from openvla.files import write_text
+from openvla.files import made_directory, write_text
 from openvla.sim import player
 from openvla.sim.circumstances import circumstances
 from openvla.sim.evaluation import EpisodeResult, Evaluation, TaskResult
@@ -62,24 +63,26 @@ def evaluate(
         raise InputError(f"{episodes} episodes per task evaluate nothing; give a number from 1")
     seeds = evaluation_seeds(seed, episodes)
     factory = as_factory(policy, workers)
-    films = None if output is None or videos_per_task < 1 else made(Path(output) / "videos")
+    directory = None if output is None else Path(output)
+    films = None if directory is None or videos_per_task < 1 else directory / "videos"
     jobs = [
         Job(suite, task, start, words, image_size, films if start - seeds[0] < videos_per_task else None)
         for task, words in told.items()
         for start in seeds
     ]
     began = time.perf_counter()
-    results = run(jobs, factory, workers)
+    with contextlib.nullcontext() if directory is None else made_directory(films or directory, UsageError):
+        results = run(jobs, factory, workers)
     evaluation = Evaluation(
         suite=suite,
         tasks={task: TaskResult(words, tuple(r for r in results if r.task == task)) for task, words in told.items()},
         control_hz=SUITES[suite].spec.control_hz,
         duration_s=time.perf_counter() - began,
-        directory=None if output is None else Path(output),
+        directory=directory,
         circumstances=circumstances(seed=seed, workers=workers, image_size=image_size),
     )
-    if output is not None:
-        save(evaluation, made(Path(output)))
+    if directory is not None:
+        save(evaluation, directory)
     return evaluation
 
 
@@ -122,12 +125,3 @@ def save(evaluation: Evaluation, directory: Path) -> None:
     write_text(directory / "results.json", json.dumps(evaluation.to_dict(), indent=2) + "\n", UsageError)
     title = f"{evaluation.suite}: {evaluation.success_rate:.0%} of episodes succeed"
     write_report(directory / "report.html", evaluation, title)
-
-
-def made(directory: Path) -> Path:
-    """`directory`, created with its parents, or UsageError."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot create {directory}: {error.strerror or error}; choose another output") from error
-    return directory

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla.errors import UsageError, require
-from openvla.files import new_file
+from openvla.files import write_bytes
 
 QUALITY = "24"  # x264's constant rate factor: lower is better, 23 its default
 
@@ -21,16 +21,7 @@ def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> 
 
     Raises UsageError where the disk refuses, MissingDependencyError without PyAV.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    encoded = encode(frames, fps)
-    try:
-        with new_file(temporary) as file:
-            file.write(encoded)
-        temporary.replace(path)
-    except OSError as cause:
-        raise UsageError(f"cannot write {path}: {cause.strerror or cause}; choose another output directory") from cause
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, encode(frames, fps), UsageError)
 
 
 def encode(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:

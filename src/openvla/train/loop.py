@@ -29,7 +29,7 @@ from openvla.train.config import TrainConfig
 from openvla.train.methods import count_parameters, merge, prepare
 from openvla.train.metrics import MetricLog, Window, action_metrics, average, matmul_rate
 from openvla.train.optim import learning_rate, make_optimizer
-from openvla.train.setup import check, load_frames, pick_precision, starting_point, with_statistics
+from openvla.train.setup import check, load_batches, pick_precision, starting_point, with_statistics
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ def train(config: TrainConfig) -> TrainResult:
     Raises UsageError for bad settings, CheckpointError and DataError for bad input, TrainingError for the rest.
     """
     check(config)
+    state.check_output(config)
     device, precision = pick_device(config.device), pick_precision(config)
     start = starting_point(config)
     checkpoint = dataclasses.replace(start, codec=with_statistics(start.codec, config))
     module = prepare(checkpoint.model, config.method, config.rank, config.seed).to(device)
-    training, validation = load_frames(config, checkpoint.codec)
-    state.open_run(config)
-    run = Run(config, checkpoint, module, device, precision)
-    return run.run(Batches(training, checkpoint.codec, config.batch_size, config.seed), validation)
+    training, validation = load_batches(config, checkpoint.codec)
+    state.begin(config)
+    return Run(config, checkpoint, module, device, precision).run(training, validation)
 
 
 class Run:

@@ -26,6 +26,9 @@ def check(config: TrainConfig) -> None:
     for name in ("steps", "batch_size", "save_every", "validate_every", "log_every", "keep", "validation_frames"):
         if getattr(config, name) < 1:
             raise UsageError(f"{name} is {getattr(config, name)}; give a whole number from 1")
+    for name in ("seed", "weight_decay"):
+        if getattr(config, name) < 0:
+            raise UsageError(f"{name} is {getattr(config, name)}; give 0 or more")
     if not (config.learning_rate > 0 and config.gradient_clip > 0):
         raise UsageError(
             f"learning_rate is {config.learning_rate} and gradient_clip {config.gradient_clip}; both must be above 0"
@@ -66,13 +69,15 @@ def with_statistics(codec: Codec, config: TrainConfig) -> Codec:
     return dataclasses.replace(codec, statistics=table, action=record.action)
 
 
-def load_frames(config: TrainConfig, codec: Codec) -> tuple[Frames, Batches | None]:
-    """Frames to train on and batches to validate on, None where nothing is held out."""
+def load_batches(config: TrainConfig, codec: Codec) -> tuple[Batches, Batches | None]:
+    """What to train on, and what to validate on; None where nothing is held out."""
     statistics = select(codec.statistics, config.dataset).action
     training, validation = (
         Frames(episodes, config.dataset, statistics, codec.chunk)
         for episodes in split_episodes(config.data, config.hold_out)
     )
-    if not len(validation):
-        return training, None
-    return training, Batches(validation, codec, min(config.batch_size, len(validation)), config.seed)
+    held_out = min(config.batch_size, len(validation))
+    return (
+        Batches(training, codec, config.batch_size, config.seed),
+        Batches(validation, codec, held_out, config.seed) if held_out else None,
+    )

@@ -26,31 +26,48 @@ RUN = "run.json"
 FREE_TO_CHANGE = ("resume", "log_every", "keep")
 
 
-def open_run(config: TrainConfig) -> None:
-    """Make the output directory and write run.json, or check that a resumed run is the same run.
+def check_output(config: TrainConfig) -> None:
+    """See that `output` is free, or that the run to resume there is this one.
 
     Raises TrainingError for a directory in use, and for a resumed run whose configuration differs, showing how.
     """
-    path = config.output / RUN
-    ours: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     if not config.resume:
-        if config.output.exists() and any(config.output.iterdir()):
+        if config.output.exists() and not (config.output.is_dir() and not any(config.output.iterdir())):
             raise TrainingError(
                 f"{config.output} is not empty; resume that run with --resume, or choose another output"
             )
-        config.output.mkdir(parents=True, exist_ok=True)
-    elif path.exists():
-        theirs: dict[str, Any] = json.loads(path.read_text())
-        changed = [
-            f"{name} was {theirs.get(name)!r} and is {value!r}"
-            for name, value in ours.items()
-            if name not in FREE_TO_CHANGE and theirs.get(name) != value
-        ]
-        if changed:
-            raise TrainingError(f"cannot resume {config.output}: {'; '.join(changed)}; give the same values as before")
-    else:
+        return
+    if not (config.output / RUN).is_file():
         raise TrainingError(f"cannot resume {config.output}: there is no {RUN} in it; start the run without --resume")
-    write_text(path, json.dumps(ours, indent=2) + "\n", TrainingError)
+    try:
+        theirs: dict[str, Any] = dict(json.loads((config.output / RUN).read_text()))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(
+            f"cannot resume {config.output}: its {RUN} is damaged; restore it, or start anew"
+        ) from error
+    changed = [
+        f"{name} was {theirs.get(name)!r} and is {value!r}"
+        for name, value in _plain(config).items()
+        if name not in FREE_TO_CHANGE and theirs.get(name) != value
+    ]
+    if changed:
+        raise TrainingError(f"cannot resume {config.output}: {'; '.join(changed)}; give the same values as before")
+
+
+def begin(config: TrainConfig) -> None:
+    """Make the output directory and write run.json. Raises TrainingError where that cannot be done."""
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot create {config.output}: {error.strerror or error}; choose another output"
+        ) from error
+    write_text(config.output / RUN, json.dumps(_plain(config), indent=2) + "\n", TrainingError)
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON has it."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
 def saved_steps(output: Path) -> list[tuple[int, Path]]:
