@@ -9,7 +9,6 @@ Nothing is guessed from a file name, and parts that do not belong together are r
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,7 @@ def save_checkpoint(directory: str | Path, checkpoint: Checkpoint, dtype: torch.
 
 def resolve(source: str | Path, revision: str | None = None) -> Path:
     """The directory behind a path, a shipped name or a hub id, downloading the latter. Raises CheckpointError."""
-    text, path = str(source), Path(os.path.expanduser(source))  # leaves an unknown ~user as it is, where Path raises
+    text, path = str(source), Path(source)
     shipped = SHIPPED / text
     if path.is_dir():
         directory = path
