@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import uuid
@@ -63,6 +64,16 @@ def new_file(path: Path) -> Generator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_json(path: Path, error: type[OpenVLAError], remedy: str) -> object:
+    """The document in a UTF-8 file. Raises `error`, ending with `remedy`, where it cannot be read or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror or cause}; {remedy}") from cause
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{path} is not JSON ({cause}); {remedy}") from cause
 
 
 def write_text(path: Path, text: str, error: type[OpenVLAError]) -> None:

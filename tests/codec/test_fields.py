@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from openvla.codec.fields import INTEGER, NUMBER, OBJECT, TEXT, exact_fields, list_of, nullable, read_json, some_fields
+from openvla.codec.fields import (
+    INTEGER,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    exact_fields,
+    list_of,
+    nullable,
+    read_object,
+    some_fields,
+)
 from openvla.errors import CheckpointError
 
 KINDS = {"size": INTEGER, "name": TEXT}
@@ -45,11 +55,11 @@ def test_kinds_hold_for_their_values_only(kind: object, good: list[object], bad:
 
 
 def test_files_that_are_missing_or_no_json_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot read .*absent\.json: No such file.*; is this a checkpoint\?"):
-        read_json(tmp_path / "absent.json")
+    with pytest.raises(CheckpointError, match=r"cannot read .*absent\.json: No such file.*; restore the original file"):
+        read_object(tmp_path / "absent.json")
     (tmp_path / "torn.json").write_text('{"a": ')
     with pytest.raises(CheckpointError, match=r"torn\.json is not JSON .*; restore the original file"):
-        read_json(tmp_path / "torn.json")
+        read_object(tmp_path / "torn.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match=r"bytes\.json is not JSON"):
-        read_json(tmp_path / "bytes.json")
+        read_object(tmp_path / "bytes.json")

@@ -83,7 +83,7 @@ def test_a_file_that_is_no_statistics_file_is_refused(tmp_path: Path, text: str,
 
 
 def test_a_missing_file_and_a_missing_directory_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read statistics from .*: No such file"):
+    with pytest.raises(DataError, match=r"cannot read .*: No such file.*; restore the statistics file"):
         load_statistics(tmp_path / "none.json")
     with pytest.raises(DataError, match=r"cannot write .*none\.json: No such file"):
         save_statistics(tmp_path / "absent" / "none.json", {})

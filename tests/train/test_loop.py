@@ -214,7 +214,7 @@ def test_there_must_be_something_to_resume(config: Make) -> None:
 def test_a_torn_description_of_the_run_is_named(config: Make) -> None:
     train(config(steps=2))
     (config().output / "run.json").write_text('{"steps": ')
-    with pytest.raises(TrainingError, match=r"its run\.json is damaged; restore it, or start anew"):
+    with pytest.raises(TrainingError, match=r"run\.json is not JSON .*; restore it, or start a new run"):
         train(config(steps=2, resume=True))
 
 

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla.codec.actions import ActionTokenizer
-from openvla.codec.fields import INTEGER, NUMBER, OBJECT, TEXT, exact_fields, list_of, nullable, read_json
+from openvla.codec.fields import INTEGER, NUMBER, OBJECT, RESTORE, TEXT, exact_fields, list_of, nullable
 from openvla.codec.images import ImageTransform
 from openvla.codec.prompt import Prompt
 from openvla.errors import CheckpointError, InputError, UsageError
-from openvla.files import write_text
+from openvla.files import read_json, write_text
 from openvla.spec import ActionSpec
 
 _CODEC = {
@@ -61,7 +61,7 @@ _ACTION = {
 
 def read_codec(path: Path) -> dict[str, Any]:
     """The fields of a `Codec` that codec.json holds. Raises CheckpointError naming file and field."""
-    fields = exact_fields(read_json(path), _CODEC, str(path))
+    fields = exact_fields(read_json(path, CheckpointError, RESTORE), _CODEC, str(path))
     actions = exact_fields(fields["actions"], _ACTIONS, f"{path}, actions")
     images = exact_fields(fields["images"], _IMAGES, f"{path}, images")
     with invalid_values_of(path):

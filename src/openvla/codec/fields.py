@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from openvla.errors import CheckpointError, unknown
+from openvla.files import read_json
+
+RESTORE = "restore the original file of the checkpoint"
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,7 @@ def some_fields(
 
 def read_object(path: Path) -> dict[str, Any]:
     """The object in `path`. Raises CheckpointError if it cannot be read, is not JSON or holds something else."""
-    document = read_json(path)
+    document = read_json(path, CheckpointError, RESTORE)
     if not isinstance(document, dict):
         raise CheckpointError(f"{path} holds a {type(document).__name__}, not an object; restore the original file")
     return cast("dict[str, Any]", document)
-
-
-def read_json(path: Path) -> object:
-    """The document in `path`. Raises CheckpointError if it cannot be read or is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; is this a checkpoint?") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); restore the original file") from error

@@ -15,11 +15,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from openvla.codec.actions import ActionTokenizer
-from openvla.codec.fields import INTEGER, NUMBER, OBJECT, TEXT, list_of, nullable, read_json, some_fields
+from openvla.codec.fields import INTEGER, NUMBER, OBJECT, RESTORE, TEXT, list_of, nullable, some_fields
 from openvla.codec.images import NORMALIZATION, ImageTransform
 from openvla.codec.prompt import PROMPTS, Prompt
 from openvla.codec.statistics import DatasetStatistics, load_statistics
 from openvla.errors import CheckpointError
+from openvla.files import read_json
 
 LLAMA_SUFFIX_TOKEN = 29871
 LLAMA_VOCAB = 32000
@@ -53,7 +54,7 @@ def read_images(config: Mapping[str, Any], directory: Path, where: str) -> Image
     """From preprocessor_config.json; where that is absent, from the encoders that config.json names."""
     path = directory / "preprocessor_config.json"
     if path.is_file():
-        return _images_of_processor(read_json(path), str(path))
+        return _images_of_processor(read_json(path, CheckpointError, RESTORE), str(path))
     kinds = {"timm_model_ids": list_of(TEXT), "image_sizes": list_of(INTEGER), "image_resize_strategy": TEXT}
     fields = some_fields(config, kinds, where)
     constants = [NORMALIZATION[_family(name, where)] for name in fields["timm_model_ids"]]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla.errors import DataError
-from openvla.files import write_text
+from openvla.files import read_json, write_text
 
 FLOAT_FIELDS = ("mean", "std", "max", "min", "q01", "q99")
 
@@ -114,12 +114,7 @@ class DatasetStatistics:
 
 def load_statistics(path: str | Path) -> dict[str, DatasetStatistics]:
     """Read a published `dataset_statistics.json`: dataset name -> statistics. Raises DataError."""
-    try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read statistics from {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); restore the statistics file or compute it again") from error
+    raw = read_json(Path(path), DataError, "restore the statistics file or compute it again")
     if not isinstance(raw, dict):
         raise DataError(f"{path} holds a {type(raw).__name__}, not an object that maps dataset names to statistics")
     table = cast("dict[str, object]", raw)

@@ -20,11 +20,13 @@ from typing import Any, cast
 import numpy as np
 
 from openvla.errors import DataError
+from openvla.files import read_json
 
 SEPARATOR = "|"
 STEPS, METADATA = "steps", "episode_metadata"
 ENCODINGS = ("none", "bytes", "zlib")
 IMAGE_FORMATS = ("jpeg", "png")
+FETCH_AGAIN = "fetch the data set's description again"
 
 Shape = tuple[int | None, ...]
 Json = dict[str, Any]
@@ -102,13 +104,7 @@ class Features:
     @classmethod
     def load(cls, path: Path) -> Features:
         """Read `features.json`. Raises DataError for a missing or foreign file, naming the node that is wrong."""
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror or error}; an RLDS data set has one") from error
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON ({error}); fetch the data set's description again") from error
-        return cls.from_json(raw, str(path))
+        return cls.from_json(read_json(path, DataError, FETCH_AGAIN), str(path))
 
     @classmethod
     def from_json(cls, raw: object, source: str) -> Features:

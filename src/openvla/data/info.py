@@ -10,15 +10,15 @@ Source: TensorFlow Datasets, https://www.tensorflow.org/datasets/external_tfreco
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvla.data.features import Features
+from openvla.data.features import FETCH_AGAIN, Features
 from openvla.errors import DataError
+from openvla.files import read_json
 
 INFO_FILE, FEATURES_FILE = "dataset_info.json", "features.json"
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -175,12 +175,7 @@ def _bound(text: str | None, default: int, split: Split, spec: str) -> int:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); fetch the data set's description again") from error
+    raw = read_json(path, DataError, FETCH_AGAIN)
     if not isinstance(raw, dict):
         raise DataError(f"{path} holds a {type(raw).__name__}, not an object that describes a data set")
     return raw

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from openvla.errors import TrainingError, require
-from openvla.files import new_directory, write_text
+from openvla.files import new_directory, read_json, write_text
 from openvla.model.checkpoint import Checkpoint, save_checkpoint
 from openvla.model.weights import read_weights
 from openvla.train.config import TrainConfig
@@ -39,12 +39,7 @@ def check_output(config: TrainConfig) -> None:
         return
     if not (config.output / RUN).is_file():
         raise TrainingError(f"cannot resume {config.output}: there is no {RUN} in it; start the run without --resume")
-    try:
-        theirs: dict[str, Any] = dict(json.loads((config.output / RUN).read_text()))
-    except (ValueError, TypeError) as error:
-        raise TrainingError(
-            f"cannot resume {config.output}: its {RUN} is damaged; restore it, or start anew"
-        ) from error
+    theirs: Any = read_json(config.output / RUN, TrainingError, "restore it, or start a new run")
     changed = [
         f"{name} was {theirs.get(name)!r} and is {value!r}"
         for name, value in _plain(config).items()
