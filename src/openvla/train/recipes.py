@@ -32,7 +32,12 @@ class Recipe:
 
 
 def nano_metaworld(data: Path, output: Path) -> Recipe:
-    """The shipped policy `nano`: ten Meta-World tasks, image and words only."""
+    """The shipped policy `nano`: ten Meta-World tasks, image and words only.
+
+    Hardware: 2 CPU cores with bfloat16 instructions. Recording takes about 10 minutes, training about 95 (70 to 100
+    examples a second). The shipped weights are those of checkpoint step-011000, where 88 % of 250 evaluation episodes
+    succeed (`docs/nano.md`); validation loss falls from 1.77 at step 1000 to 1.37 at step 8000.
+    """
     return Recipe(
         TrainConfig(
             data=data,
@@ -47,6 +52,7 @@ def nano_metaworld(data: Path, output: Path) -> Recipe:
             precision="bf16",
             validate_every=1000,
             save_every=1000,
+            keep=3,
         ),
         Demonstrations("metaworld", episodes=300, noise=0.5, image_size=112),
     )
