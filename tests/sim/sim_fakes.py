@@ -1,4 +1,4 @@
-"""What worker processes can import: plain jobs, a one-line world and its policies; this adds the suite "x-line"."""
+"""What worker processes can import: plain jobs, a one-line world and its policies; this adds the suite "track"."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Line:
         return Observation(self.render(self.image_size), "walk")
 
 
-SUITES["x-line"] = Suite({"near": "walk right", "far": "walk far right"}, ("near", "far"), SPEC, Line)
+SUITES["track"] = Suite({"near": "walk right", "far": "walk far right"}, ("near", "far"), SPEC, Line)
 
 
 class Walker:

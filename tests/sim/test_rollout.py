@@ -44,7 +44,7 @@ def test_the_expert_succeeds_in_meta_world():
 
 
 def test_chunks_are_executed_row_by_row_until_the_episode_ends():
-    evaluation = evaluate(sim_fakes.Walker(), "x-line", tasks=["near"], episodes=3)
+    evaluation = evaluate(sim_fakes.Walker(), "track", tasks=["near"], episodes=3)
     assert {one.seed: one.steps for one in evaluation.results} == {
         seed: 1 + seed % 3 for seed in range(EVALUATION_SEED, EVALUATION_SEED + 3)
     }
@@ -52,12 +52,12 @@ def test_chunks_are_executed_row_by_row_until_the_episode_ends():
 
 
 def test_seeds_shift_with_the_seed():
-    evaluation = evaluate(sim_fakes.Walker(), "x-line", episodes=2, seed=5)
+    evaluation = evaluate(sim_fakes.Walker(), "track", episodes=2, seed=5)
     assert [one.seed for one in evaluation.results] == 2 * [EVALUATION_SEED + 5, EVALUATION_SEED + 6]
 
 
 def test_other_instructions_reach_the_policy():
-    told = evaluate(sim_fakes.Walker(), "x-line", episodes=2, instruct={"far": "stay"})
+    told = evaluate(sim_fakes.Walker(), "track", episodes=2, instruct={"far": "stay"})
     assert told.tasks["near"].success_rate == 1.0
     assert told.tasks["far"].success_rate == 0.0
     assert told.tasks["far"].instruction == "stay"
@@ -65,17 +65,17 @@ def test_other_instructions_reach_the_policy():
 
 
 def test_one_worker_and_two_give_the_same_result():
-    alone = evaluate(sim_fakes.Walker, "x-line", episodes=4)
-    together = evaluate(sim_fakes.Walker, "x-line", episodes=4, workers=2)
+    alone = evaluate(sim_fakes.Walker, "track", episodes=4)
+    together = evaluate(sim_fakes.Walker, "track", episodes=4, workers=2)
     assert outcomes(alone) == outcomes(together)
 
 
 def test_output_holds_numbers_videos_and_a_report_and_nothing_else(tmp_path):
     folder = tmp_path / "new" / "run"
     evaluation = evaluate(
-        sim_fakes.Walker(), "x-line", tasks=["near"], episodes=3, output=folder, instruct={"near": "stay"}
+        sim_fakes.Walker(), "track", tasks=["near"], episodes=3, output=folder, instruct={"near": "stay"}
     )
-    evaluate(sim_fakes.Walker(), "x-line", tasks=["near"], episodes=3, output=folder)
+    evaluate(sim_fakes.Walker(), "track", tasks=["near"], episodes=3, output=folder)
     videos = [f"videos/near-{EVALUATION_SEED + i}-success.mp4" for i in range(2)]
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert files == ["report.html", "results.json", *videos]
@@ -89,7 +89,7 @@ def test_output_holds_numbers_videos_and_a_report_and_nothing_else(tmp_path):
 
 
 def test_a_progress_bar_counts_on_stderr(capfd):
-    evaluate(sim_fakes.Walker(), "x-line", tasks=["near"], episodes=2)
+    evaluate(sim_fakes.Walker(), "track", tasks=["near"], episodes=2)
     shown = capfd.readouterr()
     assert "2/2" in shown.err
     assert "2 succeeded" in shown.err
@@ -97,27 +97,27 @@ def test_a_progress_bar_counts_on_stderr(capfd):
 
 
 def test_a_policy_of_another_robot_is_refused_naming_both():
-    rule = r"actions have 3 values \(x, y, z\), but line takes 2 \(x, gripper\)"
+    rule = r"actions have 3 values \(x, y, z\), but track takes 2 \(x, gripper\)"
     with pytest.raises(InputError, match=rule):
-        evaluate(sim_fakes.OtherRobot(), "x-line", episodes=1)
+        evaluate(sim_fakes.OtherRobot(), "track", episodes=1)
 
 
 def test_an_action_that_is_no_chunk_is_refused():
-    with pytest.raises(InputError, match=r"action of shape \(2,\), but line takes \(chunk, 2\)"):
-        evaluate(sim_fakes.Flat(), "x-line", episodes=1)
+    with pytest.raises(InputError, match=r"action of shape \(2,\), but track takes \(chunk, 2\)"):
+        evaluate(sim_fakes.Flat(), "track", episodes=1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_the_policy_ends_the_run(workers, tmp_path):
     with pytest.raises(ArithmeticError, match="the policy divided by zero"):
-        evaluate(sim_fakes.Faulty, "x-line", episodes=2, workers=workers, output=tmp_path)
+        evaluate(sim_fakes.Faulty, "track", episodes=2, workers=workers, output=tmp_path)
     assert player._player is None
     assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_worker_ends_the_run():
     with pytest.raises(SimulatorError, match="a worker process died before it could answer"):
-        evaluate(sim_fakes.Killed, "x-line", episodes=2, workers=2)
+        evaluate(sim_fakes.Killed, "track", episodes=2, workers=2)
 
 
 @pytest.mark.parametrize(
@@ -133,24 +133,24 @@ def test_a_killed_worker_ends_the_run():
         ("nano", {}, InputError, "a str is no policy; give an object with spec, act, act_batch and reset"),
         (sim_fakes.Walker(), {"episodes": 0}, InputError, "0 episodes per task evaluate nothing; give a number from 1"),
         (sim_fakes.Walker(), {"seed": -1}, InputError, "evaluation seed -1 is negative"),
-        (sim_fakes.Walker(), {"tasks": ["nera"]}, UsageError, "unknown line task 'nera'; did you mean 'near'"),
+        (sim_fakes.Walker(), {"tasks": ["nera"]}, UsageError, "unknown track task 'nera'; did you mean 'near'"),
         (sim_fakes.Walker(), {"workers": 0}, InputError, "0 workers cannot run anything"),
     ],
 )
 def test_impossible_settings_are_refused(policy, settings, error, message):
     with pytest.raises(error, match=message):
-        evaluate(policy, **{"suite": "x-line", "episodes": 1, **settings})
+        evaluate(policy, **{"suite": "track", "episodes": 1, **settings})
 
 
 def test_a_run_that_cannot_start_leaves_no_output_behind(tmp_path):
     with pytest.raises(InputError, match="actions have 3 values"):
-        evaluate(sim_fakes.OtherRobot(), "x-line", episodes=1, output=tmp_path / "new" / "run")
+        evaluate(sim_fakes.OtherRobot(), "track", episodes=1, output=tmp_path / "new" / "run")
     with pytest.raises(InputError, match="0 workers"):
-        evaluate(sim_fakes.Walker(), "x-line", episodes=1, workers=0, output=tmp_path / "new" / "run")
+        evaluate(sim_fakes.Walker(), "track", episodes=1, workers=0, output=tmp_path / "new" / "run")
     assert not list(tmp_path.iterdir())
 
 
 def test_an_output_that_cannot_be_made_is_refused_before_anything_runs(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=rf"cannot create {re.escape(str(tmp_path))}/file/videos: .*; choose another"):
-        evaluate(sim_fakes.Faulty(), "x-line", output=tmp_path / "file")
+        evaluate(sim_fakes.Faulty(), "track", output=tmp_path / "file")
