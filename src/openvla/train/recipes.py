@@ -34,7 +34,7 @@ class Recipe:
 def nano_metaworld(data: Path, output: Path) -> Recipe:
     """The shipped policy `nano`: ten Meta-World tasks, image and words only.
 
-    Hardware: 2 CPU cores with bfloat16 instructions. Recording takes about 10 minutes, training about 95 (70 to 100
+    Hardware: 2 CPU cores with bfloat16 instructions. Recording takes about 11 minutes, training 70 to 95 (70 to 100
     examples a second). The shipped weights are those of checkpoint step-011000, where 88 % of 250 evaluation episodes
     succeed (`docs/nano.md`); validation loss falls from 1.77 at step 1000 to 1.37 at step 8000.
     """
