@@ -39,23 +39,17 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, NDArray
     """
     if not examples:
         raise InputError("a batch needs at least one example; got none")
-    ids = np.full((len(examples), max(len(example.input_ids) for example in examples)), pad_token_id, np.int64)
-    labels = np.full_like(ids, IGNORE_INDEX)
-    mask = np.zeros(ids.shape, bool)
-    for row, example in enumerate(examples):
-        length = len(example.input_ids)
-        ids[row, :length] = example.input_ids
-        labels[row, :length] = example.labels
-        mask[row, :length] = True
+    ids, mask = pad([example.input_ids for example in examples], pad_token_id)
+    labels, _ = pad([example.labels for example in examples], IGNORE_INDEX)
     pixels = np.stack([example.pixel_values for example in examples])
     return {"pixel_values": pixels, "input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
-def pad_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Prompts of any length as ids (B, longest T) padded on the right, and the mask that is True for ids."""
-    ids = np.full((len(prompts), max(map(len, prompts))), pad_token_id, np.int64)
-    mask = np.zeros(ids.shape, bool)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = prompt
-        mask[row, : len(prompt)] = True
-    return ids, mask
+def pad(rows: Sequence[Sequence[int] | NDArray[np.int64]], value: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows of any length as (B, longest T), filled up with `value` on the right, and the mask that is True for rows."""
+    padded = np.full((len(rows), max(map(len, rows))), value, np.int64)
+    mask = np.zeros(padded.shape, bool)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = row
+        mask[place, : len(row)] = True
+    return padded, mask

@@ -8,7 +8,7 @@ conversion rounded to bfloat16, and not `means` and `stds`; and the v0.1 prompt 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,14 @@ def read_images(config: Mapping[str, Any], directory: Path, where: str) -> Image
         return _images_of_processor(read_json(path, CheckpointError, RESTORE), str(path))
     kinds = {"timm_model_ids": list_of(TEXT), "image_sizes": list_of(INTEGER), "image_resize_strategy": TEXT}
     fields = some_fields(config, kinds, where)
-    constants = [NORMALIZATION[_family(name, where)] for name in fields["timm_model_ids"]]
+    return images_of(fields["timm_model_ids"], fields["image_sizes"], fields["image_resize_strategy"], where)
+
+
+def images_of(timm_ids: Sequence[str], sizes: Sequence[int], strategy: str, where: str) -> ImageTransform:
+    """The transform with the published normalisation of each encoder's family; CheckpointError for an unknown one."""
+    constants = [NORMALIZATION[_family(name, where)] for name in timm_ids]
     means, stds = tuple(mean for mean, _ in constants), tuple(std for _, std in constants)
-    return ImageTransform(fields["image_resize_strategy"], tuple(fields["image_sizes"]), means, stds)
+    return ImageTransform(strategy, tuple(sizes), means, stds)
 
 
 def read_tokenizer(directory: Path) -> Tokenizer | None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openvla.codec.batch import pad_prompts
+from openvla.codec.batch import pad
 from openvla.codec.codec import Codec
 from openvla.codec.statistics import select
 from openvla.errors import UsageError, lookup
@@ -84,7 +84,7 @@ class LocalPolicy:
             return []
         start = time.perf_counter()
         weight = self.model.projector.fc1.weight
-        ids, mask = pad_prompts([self._prompt(each.instruction) for each in observations], self.codec.pad_token_id)
+        ids, mask = pad([self._prompt(each.instruction) for each in observations], self.codec.pad_token_id)
         pixels = torch.from_numpy(np.stack([self.codec.encode_image(each.image) for each in observations]))
         ready = time.perf_counter()
         chunk, dim = self.codec.chunk, self.spec.dim

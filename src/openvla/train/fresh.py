@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from openvla.codec.actions import ActionTokenizer
 from openvla.codec.codec import Codec
-from openvla.codec.images import NORMALIZATION, ImageTransform
 from openvla.codec.prompt import PROMPTS, Prompt
+from openvla.codec.published import images_of
 from openvla.codec.tokenizer import SPACE, train_tokenizer
 from openvla.data.oxe import DATASETS
 from openvla.errors import UsageError, lookup
 from openvla.model.checkpoint import Checkpoint, new_checkpoint
-from openvla.model.presets import NANO_VOCAB, PRESETS, Preset
+from openvla.model.presets import NANO_VOCAB, PRESETS
 
 PREFIX = "preset:"
 
@@ -48,7 +48,12 @@ def fresh_checkpoint(name: str, dataset: str, seed: int) -> Checkpoint:
     tokenizer = train_tokenizer([prompt.render(word) for word in WORDS], NANO_VOCAB)
     codec = Codec(
         actions=ActionTokenizer(NANO_VOCAB),
-        images=images_of(preset),
+        images=images_of(
+            preset.timm_ids,
+            [encoder.image_size for encoder in preset.model.encoders],
+            "resize-naive",
+            f"preset {name!r}",
+        ),
         prompt=prompt,
         tokenizer=tokenizer,
         action=record.action,
@@ -56,14 +61,3 @@ def fresh_checkpoint(name: str, dataset: str, seed: int) -> Checkpoint:
         pad_token_id=NANO_VOCAB,
     )
     return new_checkpoint(preset, codec, seed)
-
-
-def images_of(preset: Preset) -> ImageTransform:
-    """Plain resizing to the encoders' size, and each encoder family's published normalisation."""
-    families = ["siglip" if "siglip" in name else "dinov2" for name in preset.timm_ids]
-    return ImageTransform(
-        strategy="resize-naive",
-        sizes=tuple(encoder.image_size for encoder in preset.model.encoders),
-        means=tuple(NORMALIZATION[family][0] for family in families),
-        stds=tuple(NORMALIZATION[family][1] for family in families),
-    )

@@ -47,7 +47,8 @@ def train(config: TrainConfig) -> TrainResult:
     """
     check(config)
     state.check_output(config)
-    device, precision = pick_device(config.device), pick_precision(config)
+    device = pick_device(config.device)
+    precision = pick_precision(config.precision, device)
     start = starting_point(config)
     checkpoint = dataclasses.replace(start, codec=with_statistics(start.codec, config))
     module = prepare(checkpoint.model, config.method, config.rank, config.seed).to(device)

@@ -16,7 +16,7 @@ from openvla.data.oxe import DATASETS
 from openvla.data.statistics import dataset_statistics
 from openvla.errors import UsageError, lookup
 from openvla.model.checkpoint import Checkpoint, load_checkpoint
-from openvla.nn.hardware import multiplies_bf16, pick_device
+from openvla.nn.hardware import multiplies_bf16
 from openvla.train.config import TrainConfig
 from openvla.train.fresh import PREFIX, fresh_checkpoint
 
@@ -47,12 +47,12 @@ def starting_point(config: TrainConfig) -> Checkpoint:
     return load_checkpoint(config.checkpoint)
 
 
-def pick_precision(config: TrainConfig) -> torch.dtype:
-    """bfloat16 or float32; "auto" takes bfloat16 where the hardware multiplies it natively."""
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 or float32; "auto" takes bfloat16 where `device` multiplies it natively."""
     table = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    if config.precision != "auto":
-        return lookup(config.precision, table, "precision")
-    return torch.bfloat16 if multiplies_bf16(pick_device(config.device)) else torch.float32
+    if name != "auto":
+        return lookup(name, table, "precision")
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
 def with_statistics(codec: Codec, config: TrainConfig) -> Codec:
