@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openvla.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observation:
     """What a policy sees at one control step.
 
@@ -43,7 +43,7 @@ class Observation:
             raise InputError(f"proprio contains NaN or infinity: {self.proprio}; send the robot's measured state")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Action:
     """What a policy answers.
 
@@ -59,7 +59,7 @@ class Action:
     timing_ms: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ActionSpec:
     """What an action means: names, units and range of each dimension, and how often one is due.
 
@@ -129,7 +129,7 @@ class Policy(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transition:
     """What one environment step leads to: the next observation, success so far, and the end of the episode."""
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +233,23 @@ def test_a_damaged_state_is_named(config: Make) -> None:
         match=r"cannot resume from .*step-000002: it is damaged, .*; remove it to resume from the one before",
     ):
         train(config(steps=2, resume=True))
+
+
+def test_a_state_that_lacks_a_part_is_named(config: Make) -> None:
+    train(config(steps=2))
+    path = config().output / "checkpoints" / "step-000002" / "training.pt"
+    state = torch.load(path, weights_only=True)
+    del state["unlogged"]
+    torch.save(state, path)
+    with pytest.raises(TrainingError, match=r"cannot resume from .*step-000002: it is damaged"):
+        train(config(steps=2, resume=True))
+
+
+def test_a_run_may_be_moved_and_resumed(config: Make, tmp_path: Path) -> None:
+    train(config(steps=2))
+    moved = config().output.rename(tmp_path / "moved")
+    shutil.rmtree(moved / "final")
+    assert train(config(steps=2, output=moved, resume=True)).final == moved / "final"
 
 
 def test_data_of_another_robot_is_refused(config: Make, shared: Path) -> None:

@@ -24,7 +24,7 @@ from openvla.files import read_json, write_text
 FLOAT_FIELDS = ("mean", "std", "max", "min", "q01", "q99")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FieldStatistics:
     """Per-dimension statistics of one field (action or proprio), each float64 (dim,).
 
@@ -79,7 +79,7 @@ class FieldStatistics:
         return table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DatasetStatistics:
     """What the published `dataset_statistics.json` holds for one dataset; counts are 0 where a file lacks them."""
 

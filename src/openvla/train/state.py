@@ -23,7 +23,7 @@ from openvla.model.weights import read_weights
 from openvla.train.config import TrainConfig
 
 RUN = "run.json"
-FREE_TO_CHANGE = ("resume", "log_every", "keep")
+FREE_TO_CHANGE = ("output", "device", "resume", "log_every", "keep")
 
 
 def check_output(config: TrainConfig) -> None:
@@ -122,12 +122,12 @@ def restore(
             model.load_state_dict(read_weights(place / "weights", model.state_dict()))
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
+        return int(state["step"]), state["unlogged"]
     except Exception as error:
         raise TrainingError(
             f"cannot resume from {place}: it is damaged, or of another model ({type(error).__name__}); remove it to "
             "resume from the one before"
         ) from error
-    return int(state["step"]), state["unlogged"]
 
 
 def _save_adapter(module: Any, place: Path) -> None:
