@@ -11,8 +11,8 @@ from openvla.demo import NEW_TASK, DemoConfig, run_demo
 from openvla.errors import MissingDependencyError, SimulatorError, UsageError
 from openvla.model.checkpoint import load_checkpoint, save_checkpoint
 from openvla.train.config import TrainConfig
+from openvla.train.data import with_statistics
 from openvla.train.fresh import fresh_checkpoint
-from openvla.train.setup import with_statistics
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def run_demo(config: DemoConfig, checkpoint: str = "nano") -> DemoResult:
     known = _measure(config, checkpoint, "1-known", config.known_tasks, config.known_episodes)
     before = _measure(config, checkpoint, "2-before", [NEW_TASK], config.episodes)
     data = output / "3-demonstrations"
-    record_dataset(data, SUITE, [NEW_TASK], config.demonstrations, noise=0.5, workers=config.workers)
+    record_dataset(data, SUITE, [NEW_TASK], config.demonstrations, noise=0.5, gain=0.5, workers=config.workers)
     trained = train(
         TrainConfig(
             data=data,

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from openvla.sim.charts import latency_chart, nice_ceiling, steps_chart, success_chart
+from openvla.sim.charts import latency_chart, steps_chart, success_chart
 from openvla.sim.evaluation import EpisodeResult, TaskResult
 
 
@@ -52,10 +52,3 @@ def test_names_are_escaped():
     svg = success_chart([{"<b>&": result([True])}])
     assert "<b>&" in texts(svg)
     assert not re.search("<b>", svg)
-
-
-@pytest.mark.parametrize(
-    ("value", "ceiling"), [(0.7, 0.8), (1, 1), (3, 4), (38, 40), (63.75, 80), (100, 100), (101, 200)]
-)
-def test_axes_end_at_round_numbers(value, ceiling):
-    assert nice_ceiling(value) == pytest.approx(ceiling)

@@ -14,7 +14,7 @@ SIZE = 32
 def outcome(success):
     """A stand-in for `demonstrate` that runs nothing."""
 
-    def fake(task, seed, noise, image_size):
+    def fake(task, seed, noise, image_size, gain):
         empty = np.zeros((1, 4), np.float32)
         images = np.zeros((1, image_size, image_size, 3), np.uint8)
         return Demonstration(task, task, seed, images, empty, empty, success(seed))
@@ -44,6 +44,23 @@ def test_noise_disturbs_the_motion_and_not_the_labels(monkeypatch):
     release()
     np.testing.assert_array_equal(clean.actions[0], noisy.actions[0])
     assert np.abs(clean.proprio[2, :3] - noisy.proprio[2, :3]).max() > 0.005
+
+
+def test_a_gain_scales_the_experts_motion_and_not_its_grip():
+    plain = demonstrate("drawer-open", 4, 0.0, SIZE)
+    softer = demonstrate("drawer-open", 4, 0.0, SIZE, gain=0.5)
+    release()
+    inside = np.abs(plain.actions[0, :3]) < 1
+    np.testing.assert_allclose(softer.actions[0, :3][inside], 0.5 * plain.actions[0, :3][inside], rtol=1e-6)
+    assert inside.any()
+    assert softer.actions[0, 3] == plain.actions[0, 3]
+    assert len(softer.actions) > len(plain.actions)
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_gain_that_does_not_move_is_refused(gain):
+    with pytest.raises(InputError, match=r"gain .* does not move the expert; give a number above 0, 1 is its own"):
+        record(["coffee-button"], 1, seed=0, gain=gain)
 
 
 def test_pushes_last_three_steps_leave_the_gripper_alone_and_have_the_given_deviation(monkeypatch):

@@ -25,6 +25,8 @@ class Options:
     """Start of the first episode of each task; the following ones count up."""
     noise: float = 0.0
     """Disturb half of the episodes by this standard deviation, in action units, so that recoveries are seen too."""
+    gain: float = 1.0
+    """Multiplies the expert's motion; below 1 it is softer and overshoots less."""
     image_size: int = IMAGE_SIZE
     """Pixels a side of the recorded camera images."""
     workers: int = 1
@@ -46,6 +48,7 @@ def run(options: Options) -> Result:
         noise=options.noise,
         image_size=options.image_size,
         workers=options.workers,
+        gain=options.gain,
     )
     data = {
         "directory": recorded.directory,

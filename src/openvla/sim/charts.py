@@ -5,16 +5,15 @@ Every function returns one `<svg>` element as text; whatever comes from outside 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
+from openvla.report.svg import WIDTH, nice_ceiling, svg
 from openvla.sim.evaluation import TaskResult
 
-WIDTH = 760
 LABELS = 176  # pixels left of the axis, for task names
 NUMBERS = 64  # pixels right of it
 AXIS = WIDTH - LABELS - NUMBERS
@@ -152,17 +151,3 @@ def number(text: str, middle: float) -> str:
 def task_names(series: Sequence[Series]) -> list[str]:
     """All tasks of all evaluations, in order of first appearance."""
     return list(dict.fromkeys(task for results in series for task in results))
-
-
-def nice_ceiling(value: float) -> float:
-    """The smallest of 1, 2, 4, 6, 8, 10 times a power of ten that is not below `value` (above 0)."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 4, 6, 8, 10, 20) if step * power >= value)
-
-
-def svg(parts: Sequence[str], total: float, description: str) -> str:
-    """The parts as one scalable picture with a description for those who cannot see it."""
-    return (
-        f'<svg viewBox="0 -2 {WIDTH} {total + 2:.0f}" role="img" aria-label="{escape(description)}">'
-        f"{''.join(parts)}</svg>"
-    )

@@ -2,7 +2,8 @@
 
 With `noise`, half of the episodes execute the expert's action plus short pushes while the label stays what the expert
 would do in the state so reached. A policy trained on them has seen its own small mistakes and how to
-recover; from clean episodes it has not.
+recover; from clean episodes it has not. With a `gain` below 1 the expert is softer: here an action is held for 62.5 ms,
+five times as long as the experts were tuned for, so at gain 1 they overshoot and nearly all they say is -1 or 1.
 Source: Laskey et al., "DART: Noise Injection for Robust Imitation Learning", 2017, section 4.
 
 Shapes: T control steps; H = W = image size; 4 action and 4 proprio dimensions as in `metaworld`.
@@ -51,11 +52,14 @@ class Demonstration:
 class Recording(Iterator[Demonstration]):
     """The successful demonstrations in order; `failures` counts, by task, the episodes dropped so far."""
 
-    def __init__(self, tasks: Sequence[str], episodes: int, seed: int, noise: float, image_size: int, workers: int):
+    def __init__(
+        self, tasks: Sequence[str], episodes: int, seed: int, noise: float, image_size: int, workers: int, gain: float
+    ):
         self.failures: dict[str, int] = dict.fromkeys(tasks, 0)
         self._allowed = 10 + episodes
         self._seeds = training_seeds(seed, episodes + self._allowed + 1)
         self._episodes, self._noise, self._image_size, self._workers = episodes, noise, image_size, workers
+        self._gain = gain
         self._generator = self._run()
 
     def __next__(self) -> Demonstration:
@@ -80,7 +84,7 @@ class Recording(Iterator[Demonstration]):
         missing = self._episodes
         while missing:
             while len(pending) < min(missing, self._window):
-                pending.append(pool.submit(demonstrate, task, next(seeds), self._noise, self._image_size))
+                pending.append(pool.submit(demonstrate, task, next(seeds), self._noise, self._image_size, self._gain))
             demonstration = pending.popleft().result()
             if demonstration.success:
                 missing -= 1
@@ -109,10 +113,12 @@ def record(
     noise: float = 0.0,
     image_size: int = IMAGE_SIZE,
     workers: int = 1,
+    gain: float = 1.0,
 ) -> Recording:
     """Record `episodes` successful demonstrations of each task, task by task, seeds `seed`, `seed + 1`, ...
 
     noise: standard deviation of the pushes on x, y and z, in action units (1.0 is 5 cm a step).
+    gain: multiplies the expert's x, y and z.
     The result depends on `seed` and not on `workers`. Iterating raises SimulatorError where an expert keeps failing.
     Raises UsageError for an unknown task, InputError for numbers out of range or seeds kept for evaluation.
     """
@@ -124,13 +130,15 @@ def record(
         raise InputError(f"{episodes} episodes per task record nothing; give a number from 1")
     if not (math.isfinite(noise) and noise >= 0.0):
         raise InputError(f"noise {noise} is not a standard deviation; give 0 or more, 0.5 is usual")
-    return Recording(tasks, episodes, seed, noise, image_size, workers)
+    if not (math.isfinite(gain) and gain > 0.0):
+        raise InputError(f"gain {gain} does not move the expert; give a number above 0, 1 is its own")
+    return Recording(tasks, episodes, seed, noise, image_size, workers, gain)
 
 
 _open: dict[tuple[str, int], MetaWorld] = {}
 
 
-def demonstrate(task: str, seed: int, noise: float, image_size: int) -> Demonstration:
+def demonstrate(task: str, seed: int, noise: float, image_size: int, gain: float = 1.0) -> Demonstration:
     """One episode of the expert, successful or not. The simulator stays open for the next episode of the task."""
     if (task, image_size) not in _open:
         release()
@@ -144,7 +152,7 @@ def demonstrate(task: str, seed: int, noise: float, image_size: int) -> Demonstr
     success = done = False
     while not done:
         assert observation.proprio is not None
-        action = environment.expert_action()
+        action = environment.expert_action(gain)
         images.append(observation.image)
         actions.append(action)
         proprio.append(observation.proprio)

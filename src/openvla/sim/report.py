@@ -12,9 +12,9 @@ from pathlib import Path
 
 from openvla.errors import InputError, UsageError
 from openvla.files import write_text
+from openvla.report.page import document, section
 from openvla.sim.charts import SERIES, latency_chart, steps_chart, success_chart, task_names
 from openvla.sim.evaluation import EpisodeResult, Evaluation, TaskResult
-from openvla.sim.style import STYLE
 
 
 def write_report(
@@ -55,20 +55,7 @@ def page(named: Mapping[str, Evaluation], title: str, notes: Iterable[str]) -> s
         films(named),
         section("Circumstances", "", "".join(circumstances(name, run) for name, run in named.items())),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main><h1>{escape(title)}</h1>\n"
-        + "".join(f"<p>{escape(note)}</p>\n" for note in notes)
-        + "\n".join(sections)
-        + "</main></body></html>\n"
-    )
-
-
-def section(heading: str, explanation: str, body: str) -> str:
-    """A headed part of the page; `body` is HTML."""
-    note = f'<p class="note">{escape(explanation)}</p>' if explanation else ""
-    return f"<section><h2>{escape(heading)}</h2>{note}{body}</section>"
+    return document(title, notes, sections)
 
 
 def cards(named: Mapping[str, Evaluation]) -> str:
