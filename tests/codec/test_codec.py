@@ -17,6 +17,7 @@ from openvla.codec.batch import IGNORE_INDEX
 from openvla.codec.codec import Codec
 from openvla.codec.crop import center_crop
 from openvla.codec.images import ImageTransform
+from openvla.codec.pipelines import PIPELINES, evaluation_image
 from openvla.codec.prompt import Prompt
 from openvla.codec.statistics import DatasetStatistics, compute
 from openvla.codec.tokenizer import train_tokenizer
@@ -45,13 +46,16 @@ def small() -> Codec:
     tokenizer = train_tokenizer([Prompt().render(INSTRUCTION)], 640)
     return Codec(
         actions=ActionTokenizer(640, 256),
-        images=ImageTransform("letterbox", (16,), ((0.5, 0.4, 0.3),), ((0.5, 0.6, 0.7),), (1, 2, 3)),
+        images=ImageTransform(
+            "letterbox", (16,), ((0.5, 0.4, 0.3),), ((0.5, 0.6, 0.7),), (1, 2, 3), short_side=18, full_square=True
+        ),
         prompt=Prompt("Do: {instruction}"),
         tokenizer=tokenizer,
         statistics={"lab": statistics(3)},
         action=spec,
         chunk=2,
-        cameras=("front", "wrist"),
+        cameras=("front",),
+        image_pipeline="evaluation",
         training_crop=0.9,
         suffix_token_id=tokenizer.token_to_id("▁"),
         pad_token_id=640,
@@ -126,10 +130,47 @@ def test_tokens_decode_to_robot_units_within_half_a_bin(small: Codec) -> None:
 
 
 def test_inference_takes_the_central_crop_and_training_does_not(small: Codec) -> None:
-    resized = small.images.resize(FRAME)
-    assert np.array_equal(small.encode_image(FRAME), small.images(center_crop(resized, 0.9)))
-    whole = replace(small, training_crop=None).encode_image(FRAME)
-    assert np.array_equal(small.encode_example(FRAME, INSTRUCTION, np.zeros((2, 3))).pixel_values, whole)
+    own = replace(small, image_pipeline="processor")
+    resized = own.images.resize(FRAME)
+    assert np.array_equal(own.encode_image(FRAME), own.images.normalize([center_crop(resized, 0.9)]))
+    whole = replace(own, training_crop=None).encode_image(FRAME)
+    assert np.array_equal(own.encode_example(FRAME, INSTRUCTION, np.zeros((2, 3))).pixel_values, whole)
+
+
+def test_images_come_to_size_in_use_as_they_did_in_training(small: Codec) -> None:
+    squash = replace(small, images=replace(small.images, strategy="resize-naive"))
+    pixels = {name: replace(squash, image_pipeline=name, training_crop=None).encode_image(FRAME) for name in PIPELINES}
+    for name in PIPELINES:
+        assert np.array_equal(pixels[name], squash.images(PIPELINES[name](FRAME, 16))), name
+    assert len({array.tobytes() for array in pixels.values()}) == 3
+    cropped = replace(squash, training_crop=0.9).encode_image(FRAME)
+    assert np.array_equal(cropped, squash.images(evaluation_image(FRAME, 16, 0.9)))
+
+
+@pytest.mark.parametrize(("pipeline", "trained"), [("evaluation", "training"), ("training", "training")])
+def test_a_stored_frame_is_not_compressed_a_second_time(small: Codec, pipeline: str, trained: str) -> None:
+    example = replace(small, image_pipeline=pipeline).encode_example(FRAME, INSTRUCTION, np.zeros((2, 3)))
+    assert np.array_equal(example.pixel_values, small.images(PIPELINES[trained](FRAME, 16)))
+
+
+def test_a_crop_is_taken_of_each_encoders_letterbox(small: Codec) -> None:
+    constants = [(0.5, 0.4, 0.3), (0.1, 0.2, 0.3)]
+    two = ImageTransform("letterbox", (16, 16), tuple(constants), ((0.5,) * 3,) * 2, fill_per_encoder=True)
+    pixels = replace(small, images=two, image_pipeline="processor").encode_image(FRAME)
+    one = [ImageTransform("letterbox", (16,), (mean,), ((0.5,) * 3,)) for mean in constants]
+    alone = [replace(small, images=each, image_pipeline="processor").encode_image(FRAME) for each in one]
+    assert np.array_equal(pixels, np.concatenate(alone))
+
+
+def test_a_codec_file_of_an_earlier_version_means_what_it_meant(small: Codec, tmp_path: Path) -> None:
+    small.save(tmp_path)
+    table = json.loads((tmp_path / "codec.json").read_text())
+    del table["image_pipeline"]
+    for name in ("fill_per_encoder", "short_side", "full_square"):
+        del table["images"][name]
+    (tmp_path / "codec.json").write_text(json.dumps(table))
+    plain = replace(small.images, short_side=None, full_square=False)
+    assert_same(Codec.load(tmp_path), replace(small, image_pipeline="processor", images=plain))
 
 
 def test_saving_and_loading_keeps_everything(small: Codec, tmp_path: Path) -> None:
@@ -155,7 +196,7 @@ def test_a_codec_crosses_process_borders(small: Codec) -> None:
 
 
 def assert_same(one: Codec, other: Codec) -> None:
-    for name in ("actions", "images", "prompt", "chunk", "cameras", "training_crop"):
+    for name in ("actions", "images", "prompt", "chunk", "cameras", "image_pipeline", "training_crop"):
         assert getattr(one, name) == getattr(other, name), name
     for name in ("suffix_token_id", "bos_token_id", "eos_token_id", "pad_token_id"):
         assert getattr(one, name) == getattr(other, name), name
@@ -225,6 +266,8 @@ def test_a_tokenizer_of_another_model_is_noticed(small: Codec) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"cameras": ("front", "wrist")}, r"the codec names 2 cameras \(front, wrist\), but a model sees one image"),
+        ({"cameras": ()}, r"the codec names 0 cameras \(none\)"),
         ({"chunk": 0}, "the chunk is 0; a policy predicts at least 1 action"),
         ({"training_crop": 1.5}, r"the training crop is 1\.5; it is an area above 0 and up to 1"),
         ({"eos_token_id": -1}, "eos_token_id is -1, which must not be negative nor"),
@@ -246,6 +289,12 @@ def test_values_that_no_codec_can_have_are_refused(small: Codec, changes: dict[s
         (lambda table: table.update(prompt="Do it"), r"codec\.json: the prompt template 'Do it' holds 0 times"),
         (lambda table: table["actions"].update(num_bins=None), r"codec\.json, actions: field 'num_bins' is None"),
         (lambda table: table["images"].update(means=[[1, 2]]), r"codec\.json, images: field 'means' is \[\[1, 2\]\]"),
+        (
+            lambda table: table.update(image_pipeline="train"),
+            r"codec\.json: unknown image pipeline 'train'; did you mean",
+        ),
+        (lambda table: table.update(cameras=["a", "b"]), r"codec\.json: the codec names 2 cameras"),
+        (lambda table: table["images"].update(full_square=1), r"images: field 'full_square' is 1, but must be true or"),
         (lambda table: table["images"].update(strategy="squash"), r"codec\.json: unknown resize strategy 'squash'"),
         (lambda table: table["action"].update(low=[0]), r"codec\.json: an action spec needs as many units"),
         (lambda table: table["action"].update(gripper="up"), r"codec\.json: gripper convention 'up' is not one of"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,16 @@ def test_the_crop_equals_sampling_pixel_by_pixel(area: float) -> None:
     rows, columns = (((1 - side) / 2 + side * np.linspace(0, 1, n)) * (n - 1) for n in (12, 17))
     expected = np.array([[sample(image, y, x) for x in columns] for y in rows])
     assert np.abs(center_crop(image, area) - expected).max() <= 1
+
+
+def test_a_crop_is_no_slower_than_a_few_milliseconds() -> None:
+    image = np.zeros((224, 224, 3), np.uint8)
+    times: list[float] = []
+    for _ in range(20):
+        start = time.perf_counter()
+        center_crop(image, 0.9)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 5e-3
 
 
 def test_the_whole_area_is_the_image_itself() -> None:

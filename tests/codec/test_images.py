@@ -68,6 +68,52 @@ def test_a_letterbox_is_filled_with_the_last_encoders_mean_or_the_given_colour()
     assert replace(letterbox, fill=(1, 2, 3)).resize(picture(64, 16))[0, 0].tolist() == [1, 2, 3]
 
 
+def test_each_encoder_may_have_a_letterbox_of_its_own_mean() -> None:
+    letterbox = transform("letterbox", 16, "dinov2", "siglip")
+    shared_fill, own_fill = letterbox, replace(letterbox, fill_per_encoder=True)
+    image = picture(64, 16)
+    assert [view[0, 0].tolist() for view in shared_fill.views(image)] == [[127, 127, 127]]
+    assert [view[0, 0].tolist() for view in own_fill.views(image)] == [[123, 116, 103], [127, 127, 127]]
+    alone = [transform("letterbox", 16, family)(image) for family in ("dinov2", "siglip")]
+    assert np.array_equal(own_fill(image), np.concatenate(alone))
+
+
+def test_encoders_of_one_mean_share_their_letterbox() -> None:
+    assert len(replace(transform("letterbox", 16, "siglip", "in1k"), fill_per_encoder=True).views(picture(9, 5))) == 1
+
+
+@pytest.mark.parametrize("strategy", ["resize-crop", "letterbox"])
+def test_a_larger_short_side_is_cropped_even_from_an_image_of_the_right_size(strategy: str) -> None:
+    quirk = replace(transform(strategy, 224, "clip"), short_side=248)
+    image = picture(224, 224)
+    larger = np.asarray(Image.fromarray(image).resize((248, 248), Image.Resampling.BICUBIC))
+    assert np.array_equal(quirk.resize(image), larger[12:-12, 12:-12])
+    assert quirk.resize(picture(300, 200)).shape == (224, 224, 3)
+    naive = replace(quirk, strategy="resize-naive")
+    assert naive.resize(image) is image
+
+
+def test_an_odd_letterbox_is_a_pixel_short_unless_told_otherwise() -> None:
+    image = np.full((16, 21, 3), 200, np.uint8)
+    short, full = transform("letterbox", 21, "siglip"), replace(transform("letterbox", 21, "siglip"), full_square=True)
+    assert full.resize(image)[:2].max() == 127
+    assert np.array_equal(full.resize(image)[2:18], image)
+    assert full.resize(image)[18:].max() == 127
+    padded = np.full((20, 21, 3), 127, np.uint8)
+    padded[2:18] = 200
+    resized = np.asarray(Image.fromarray(padded).resize((22, 21), Image.Resampling.BICUBIC))
+    assert np.array_equal(short.resize(image), resized[:, :21])
+
+
+@pytest.mark.parametrize("strategy", ["resize-crop", "letterbox"])
+def test_an_image_too_long_to_keep_its_shape_is_refused(strategy: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"the image is 100000 x 1 pixels, so long that '{strategy}' would need \d+ mil"
+    ):
+        transform(strategy, 224, "siglip")(picture(100_000, 1))
+    assert transform("resize-naive", 28, "siglip")(picture(100_000, 1)).shape == (3, 28, 28)
+
+
 def test_a_crop_keeps_the_middle_of_the_long_side() -> None:
     image = np.zeros((16, 48, 3), np.uint8)
     image[:, 16:32] = 200
@@ -94,6 +140,12 @@ def test_what_is_no_camera_image_is_refused() -> None:
     [
         ({"sizes": (16, 16)}, "one size, mean and std per encoder; got 2 sizes, 1 means and 1 stds"),
         ({"sizes": (0,)}, r"the image sizes \(0,\) must be one positive size"),
+        ({"fill": (0, 0, 256)}, r"the letterbox fill is \(0, 0, 256\) with fill_per_encoder=False; give one colour"),
+        (
+            {"fill": (1, 2, 3), "fill_per_encoder": True},
+            r"the letterbox fill is \(1, 2, 3\) with fill_per_encoder=True",
+        ),
+        ({"short_side": 15}, "short_side is 15; it must be from 16, the size, to 4 times that"),
         ({"stds": ((0.5, 0.0, 0.5),)}, r"the image stds .* must be positive; they divide the pixels"),
     ],
 )

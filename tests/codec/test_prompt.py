@@ -19,6 +19,30 @@ def test_the_first_version_speaks_vicuna() -> None:
     )
 
 
+@pytest.mark.parametrize("name", PROMPTS)
+def test_every_prompt_asks_the_published_question_once_without_a_trailing_space(name: str) -> None:
+    text = Prompt(PROMPTS[name]).render("Wave")
+    assert text.count("What action should the robot take to wave?") == 1
+    assert not text.endswith(" ")
+    assert text == PROMPTS[name].replace("{instruction}", "wave")
+
+
+def test_the_chat_formats_end_where_the_action_begins() -> None:
+    ends = {name: PROMPTS[name].partition("?")[2] for name in PROMPTS}
+    assert ends == {
+        "openvla": "\nOut:",
+        "openvla-v01": " ASSISTANT:",
+        "pure": "\nOut:",
+        "vicuna-v15": " ASSISTANT:",
+        "llama2-chat": " [/INST]",
+        "mistral-instruct": " [/INST]",
+        "phi": "\nOutput:",
+        "qwen": "<|im_end|>\n<|im_start|>assistant\n",
+    }
+    assert PROMPTS["pure"] == PROMPTS["openvla"]
+    assert PROMPTS["vicuna-v15"] == PROMPTS["openvla-v01"]
+
+
 def test_braces_elsewhere_are_literal() -> None:
     assert Prompt("{x} {instruction} {}").render("{instruction}") == "{x} {instruction} {}"
 

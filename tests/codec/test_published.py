@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from openvla.codec.codec import Codec
 from openvla.codec.images import NORMALIZATION
 from openvla.codec.prompt import PROMPTS
+from openvla.codec.tokenizer import train_tokenizer
 from openvla.errors import CheckpointError, DataError
 
 
@@ -93,7 +94,16 @@ def test_what_the_config_does_not_say_is_as_in_llama(folder: Path, text: dict[st
 
 @pytest.mark.parametrize(
     ("backbone", "prompt"),
-    [("vicuna-v15-7b", "openvla-v01"), ("llama2-7b-pure", "openvla"), ("mistral-v0.1-7b-pure", "openvla")],
+    [
+        ("vicuna-v15-7b", "openvla-v01"),
+        ("llama2-7b-pure", "openvla"),
+        ("llama2-13b-chat", "llama2-chat"),
+        ("mistral-v0.1-7b-pure", "openvla"),
+        ("mistral-v0.1-7b-instruct", "mistral-instruct"),
+        ("phi-2-3b", "phi"),
+        ("qwen25-0_5b-pure", "qwen"),
+        ("another", "openvla"),
+    ],
 )
 def test_the_prompt_goes_with_the_language_model(folder: Path, backbone: str, prompt: str) -> None:
     assert load(folder, llm_backbone_id=backbone).prompt.template == PROMPTS[prompt]
@@ -111,6 +121,58 @@ def test_no_statistics_are_no_obstacle(folder: Path) -> None:
 
 def test_a_llama_sized_vocabulary_without_tokenizer_keeps_llamas_suffix(folder: Path) -> None:
     assert load(folder, text_config={"vocab_size": 32064}).suffix_token_id == 29871
+
+
+@pytest.mark.parametrize(
+    ("backbone", "suffix", "ends"),
+    [
+        ("vicuna-v15-7b", 29871, (1, 2)),
+        ("mistral-v0.1-7b-instruct", 28705, (1, 2)),
+        ("phi-2-3b", None, (50256, 50256)),
+        ("qwen25-0_5b-extra", None, (151644, 151645)),
+    ],
+)
+def test_special_tokens_go_with_the_language_model(
+    folder: Path, backbone: str, suffix: int | None, ends: tuple[int, int]
+) -> None:
+    codec = load(folder, llm_backbone_id=backbone, text_config={"vocab_size": 160_000})
+    assert codec.suffix_token_id == suffix
+    assert (codec.bos_token_id, codec.eos_token_id) == ends
+
+
+def test_a_model_without_a_space_token_gets_none_from_its_tokenizer(folder: Path) -> None:
+    train_tokenizer(["go"], 640).save(str(folder / "tokenizer.json"))
+    text = {"vocab_size": 640 + 64}
+    assert load(folder, text_config=text).suffix_token_id == 259
+    qwen = load(folder, text_config=text | {"bos_token_id": 1, "eos_token_id": 2}, llm_backbone_id="qwen25-0_5b-pure")
+    assert qwen.suffix_token_id is None
+
+
+def test_published_directories_prepare_images_as_their_processor_does(folder: Path) -> None:
+    assert load(folder).image_pipeline == "processor"
+
+
+def test_a_processor_that_resizes_more_than_it_crops_is_followed(folder: Path) -> None:
+    for size, short_side in (([56, 56], None), (56, None), (62, 62)):
+        edit_processor(folder, image_resize_strategy="resize-crop", tvf_resize_params=[{"size": size}] * 2)
+        assert load(folder).images.short_side == short_side
+    edit_processor(folder, tvf_resize_params=[{"size": 40}] * 2)
+    with pytest.raises(CheckpointError, match=r"config\.json: short_side is 40; it must be from 56"):
+        load(folder)
+
+
+@pytest.mark.parametrize("strategy", ["resize-naive", "resize-crop", "letterbox"])
+def test_without_a_processor_file_the_quirks_of_native_code_apply(folder: Path, strategy: str) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    fused = load(folder, image_resize_strategy=strategy).images
+    assert len(fused.fills) == (2 if strategy == "letterbox" else 1)
+    clip = ["vit_base_patch16_clip_224.openai"]
+    small = load(folder, image_resize_strategy=strategy, timm_model_ids=clip, image_sizes=[224]).images
+    assert small.short_side == (None if strategy == "resize-naive" else 248)
+    large = ["vit_large_patch14_clip_224.openai"]
+    assert (
+        load(folder, image_resize_strategy=strategy, timm_model_ids=large, image_sizes=[224]).images.short_side is None
+    )
 
 
 @pytest.mark.parametrize(

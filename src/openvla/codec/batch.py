@@ -1,6 +1,7 @@
 """Training examples and how they are put side by side.
 
-Shapes: T ids of one example, without image patches; B examples; C, S channels and size of the image input.
+Shapes: T ids of one example, without image patches; B examples; C, S channels and size of the image input; V views, one,
+or one for each encoder where their padding differs.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ IGNORE_INDEX = -100
 class Example:
     """What the model is trained on for one step.
 
-    pixel_values: float32 (C, S, S).
+    pixel_values: float32 (C, S, S), normalised; or uint8 (V, S, S, 3), as `Codec.encode_stored` leaves them.
     input_ids: int64 (T,), prompt, action tokens and stop token.
     labels: int64 (T,), the ids to predict; `IGNORE_INDEX` for the prompt.
     """
 
-    pixel_values: NDArray[np.float32]
+    pixel_values: NDArray[Any]
     input_ids: NDArray[np.int64]
     labels: NDArray[np.int64]
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, NDArray[Any]]:
-    """One batch: pixel_values (B, C, S, S), and input_ids, labels, attention_mask (B, longest T), padded on the right.
+    """One batch: pixel_values (B, ...), and input_ids, labels, attention_mask (B, longest T), padded on the right.
 
     attention_mask is bool, True for ids that are no padding. Raises InputError for an empty list.
     """

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,17 @@ from openvla.codec import document, published
 from openvla.codec.actions import ActionTokenizer
 from openvla.codec.batch import IGNORE_INDEX, Example
 from openvla.codec.crop import center_crop
+from openvla.codec.families import LLAMA_SUFFIX_TOKEN
 from openvla.codec.images import ImageTransform
+from openvla.codec.pipelines import PIPELINES
 from openvla.codec.prompt import Prompt
 from openvla.codec.statistics import DatasetStatistics, load_statistics, save_statistics, select, unnormalize
-from openvla.errors import CheckpointError, InputError
+from openvla.errors import CheckpointError, InputError, lookup
 from openvla.files import write_text
-from openvla.spec import ActionSpec, conventional_spec
+from openvla.spec import ActionSpec, check_image, conventional_spec
+
+PROMPTS_KEPT = 4096
+"""Instructions whose ids are remembered; more are forgotten all at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +49,14 @@ class Codec:
     statistics: by data set, to undo the normalisation of actions; may be empty.
     action: what the actions mean; None where the checkpoint does not say (see `spec`).
     chunk: consecutive actions per prediction.
-    cameras: names of the images the model sees, in order.
+    cameras: the name of the image that the model sees.
+    image_pipeline: a key of `pipelines.PIPELINES`, how images came to size in training and do so in use.
     training_crop: area (0, 1] of the random crops the model was trained on, or None for whole images.
     suffix_token_id: ends every prompt, once; None where the language model has no such token.
     bos_token_id, eos_token_id, pad_token_id: first id of a prompt, stop token, padding.
 
-    Raises InputError for a chunk below 1, a crop outside (0, 1], and special ids that are negative or action tokens.
+    Raises InputError for a chunk below 1, any number of cameras but 1, a crop outside (0, 1], and special ids that are
+    negative or action tokens; UsageError for an unknown pipeline.
     """
 
     actions: ActionTokenizer
@@ -59,8 +67,9 @@ class Codec:
     action: ActionSpec | None = None
     chunk: int = 1
     cameras: tuple[str, ...] = ("image",)
+    image_pipeline: str = "processor"
     training_crop: float | None = None
-    suffix_token_id: int | None = published.LLAMA_SUFFIX_TOKEN
+    suffix_token_id: int | None = LLAMA_SUFFIX_TOKEN
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 32000
@@ -68,6 +77,12 @@ class Codec:
     def __post_init__(self) -> None:
         if self.chunk < 1:
             raise InputError(f"the chunk is {self.chunk}; a policy predicts at least 1 action at a time")
+        if len(self.cameras) != 1:
+            raise InputError(
+                f"the codec names {len(self.cameras)} cameras ({', '.join(self.cameras) or 'none'}), but a model sees "
+                "one image; name that one"
+            )
+        lookup(self.image_pipeline, PIPELINES, "image pipeline")
         if self.training_crop is not None and not 0 < self.training_crop <= 1:
             raise InputError(f"the training crop is {self.training_crop}; it is an area above 0 and up to 1, or None")
         for name in ("suffix_token_id", "bos_token_id", "eos_token_id", "pad_token_id"):
@@ -103,6 +118,15 @@ class Codec:
 
     def encode_prompt(self, instruction: str) -> list[int]:
         """Ids of the prompt for one instruction, first token of the sequence included, ending with the suffix token."""
+        known = self._prompts.get(instruction)
+        if known is None:
+            known = tuple(self._tokenize(instruction))
+            if len(self._prompts) >= PROMPTS_KEPT:
+                self._prompts.clear()
+            self._prompts[instruction] = known
+        return list(known)
+
+    def _tokenize(self, instruction: str) -> list[int]:
         if self.tokenizer is None:
             raise CheckpointError(
                 "the checkpoint has no tokenizer, so it cannot read instructions; "
@@ -118,26 +142,46 @@ class Codec:
             ids.append(self.suffix_token_id)
         return ids
 
+    @cached_property
+    def _prompts(self) -> dict[str, tuple[int, ...]]:
+        """Ids by instruction: a data set repeats its instructions with every frame, a robot with every action."""
+        return {}
+
     def encode_image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """float32 (C, S, S) of a camera image uint8 (H, W, 3), at inference: the centre, if the training took crops."""
+        """float32 (C, S, S) of a camera image uint8 (H, W, 3), at inference: the centre, if the training took crops.
+
+        Raises InputError for what `spec.check_image` refuses, and for images too long to keep their aspect ratio.
+        """
+        check_image(image, "image")
+        sized = PIPELINES[self.image_pipeline](image, self.images.size)
         if self.training_crop is None:
-            return self.images(image)
-        return self.images(center_crop(self.images.resize(image), self.training_crop))
+            return self.images(sized)
+        return self.images.normalize([center_crop(view, self.training_crop) for view in self.images.views(sized)])
 
     def encode_example(self, image: NDArray[np.uint8], instruction: str, action: NDArray[np.floating[Any]]) -> Example:
         """One training example.
 
-        image: uint8 (H, W, 3), already augmented; no crop is taken here.
+        Arguments and errors as `encode_stored`.
+        """
+        example = self.encode_stored(image, instruction, action)
+        return dataclasses.replace(example, pixel_values=self.images.normalize(list(example.pixel_values)))
+
+    def encode_stored(self, image: NDArray[np.uint8], instruction: str, action: NDArray[np.floating[Any]]) -> Example:
+        """`encode_example` with the pixels left uint8, at most a quarter of the bytes, for the device to normalise.
+
+        image: uint8 (H, W, 3), a stored frame; or (S, S, 3), as `data.pixels.Pixels` made and augmented it.
         action: (chunk, dim), normalised to [-1, 1].
-        Raises InputError for an action of another shape, or with NaN, and for what `spec.check_image` refuses.
+        Raises InputError for an action of another shape, or with NaN, and for images as `encode_image`.
         """
         self._check_action_shape(action.shape)
+        check_image(image, "image")
         prompt = self.encode_prompt(instruction)
         target = np.append(self.actions.encode(action).reshape(-1), self.eos_token_id)
         ids = np.concatenate([np.asarray(prompt, np.int64), target])
         labels = ids.copy()
         labels[: len(prompt)] = IGNORE_INDEX
-        return Example(self.images(image), ids, labels)
+        stored = "training" if self.image_pipeline == "evaluation" else self.image_pipeline  # it has been a JPEG
+        return Example(np.stack(self.images.views(PIPELINES[stored](image, self.images.size))), ids, labels)
 
     def decode_tokens(self, ids: NDArray[np.integer[Any]], key: str | None = None) -> NDArray[np.float64]:
         """Actions float64 (chunk, dim) in robot units from token ids of the same shape.
@@ -191,7 +235,7 @@ class Codec:
                 prompt=published.read_prompt(config, where),
                 tokenizer=tokenizer,
                 statistics=published.read_statistics(config, folder, where),
-                suffix_token_id=published.suffix_token(tokenizer, actions.vocab_size),
+                suffix_token_id=published.suffix_token(config, tokenizer, actions.vocab_size),
                 bos_token_id=special["bos_token_id"],
                 eos_token_id=special["eos_token_id"],
                 pad_token_id=special["pad_token_id"],

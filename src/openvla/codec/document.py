@@ -1,11 +1,11 @@
 """codec.json: its schema, and reading and writing it.
 
     {"prompt": "In: ... {instruction} ...", "actions": {"vocab_size", "num_bins"},
-     "images": {"strategy", "sizes", "means", "stds", "fill"}, "action": null or {"names", "units", "low", "high",
-     "control_hz", "gripper"}, "chunk", "cameras", "training_crop", "suffix_token_id", "bos_token_id", "eos_token_id",
-     "pad_token_id"}
+     "images": {"strategy", "sizes", "means", "stds", "fill", "fill_per_encoder", "short_side", "full_square"},
+     "action": null or {"names", "units", "low", "high", "control_hz", "gripper"}, "chunk", "cameras",
+     "image_pipeline", "training_crop", "suffix_token_id", "bos_token_id", "eos_token_id", "pad_token_id"}
 
-JSON has no infinity: an unknown bound of an action is null.
+JSON has no infinity: an unknown bound of an action is null. `LATER` names what earlier versions did not write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla.codec.actions import ActionTokenizer
-from openvla.codec.fields import INTEGER, NUMBER, OBJECT, RESTORE, TEXT, exact_fields, list_of, nullable
+from openvla.codec.fields import BOOLEAN, INTEGER, NUMBER, OBJECT, RESTORE, TEXT, exact_fields, list_of, nullable
 from openvla.codec.images import ImageTransform
 from openvla.codec.prompt import Prompt
 from openvla.errors import CheckpointError, InputError, UsageError
@@ -35,6 +35,7 @@ _CODEC = {
     "action": nullable(OBJECT),
     "chunk": INTEGER,
     "cameras": list_of(TEXT),
+    "image_pipeline": TEXT,
     "training_crop": nullable(NUMBER),
     "suffix_token_id": nullable(INTEGER),
     "bos_token_id": INTEGER,
@@ -48,6 +49,9 @@ _IMAGES = {
     "means": list_of(list_of(NUMBER, 3)),
     "stds": list_of(list_of(NUMBER, 3)),
     "fill": nullable(list_of(INTEGER, 3)),
+    "fill_per_encoder": BOOLEAN,
+    "short_side": nullable(INTEGER),
+    "full_square": BOOLEAN,
 }
 _ACTION = {
     "names": list_of(TEXT),
@@ -58,12 +62,16 @@ _ACTION = {
     "gripper": TEXT,
 }
 
+LATER: dict[str, Any] = {"image_pipeline": "processor"}
+LATER_IMAGES: dict[str, Any] = {"fill_per_encoder": False, "short_side": None, "full_square": False}
+"""What a codec.json that lacks a field means by that."""
+
 
 def read_codec(path: Path) -> dict[str, Any]:
     """The fields of a `Codec` that codec.json holds. Raises CheckpointError naming file and field."""
-    fields = exact_fields(read_json(path, CheckpointError, RESTORE), _CODEC, str(path))
+    fields = exact_fields(read_json(path, CheckpointError, RESTORE), _CODEC, str(path), LATER)
     actions = exact_fields(fields["actions"], _ACTIONS, f"{path}, actions")
-    images = exact_fields(fields["images"], _IMAGES, f"{path}, images")
+    images = exact_fields(fields["images"], _IMAGES, f"{path}, images", LATER_IMAGES)
     with invalid_values_of(path):
         fields["prompt"] = Prompt(fields["prompt"])
         fields["actions"] = ActionTokenizer(**actions)

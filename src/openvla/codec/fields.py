@@ -33,6 +33,7 @@ def _is_number(value: Any) -> bool:
 TEXT = Kind("text", lambda value: isinstance(value, str))
 INTEGER = Kind("an integer", _is_integer)
 NUMBER = Kind("a finite number", _is_number)
+BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
 
@@ -54,12 +55,14 @@ def list_of(kind: Kind, length: int | None = None) -> Kind:
     )
 
 
-def exact_fields(document: object, kinds: Mapping[str, Kind], where: str) -> dict[str, Any]:
-    """The fields of `document`, which must be those of `kinds` and no others; `where` names the document in errors.
+def exact_fields(
+    document: object, kinds: Mapping[str, Kind], where: str, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The fields of `document`, which must be those of `kinds` and no others; absent ones come from `defaults`.
 
-    Raises CheckpointError.
+    where: names the document in errors. Raises CheckpointError.
     """
-    fields = some_fields(document, kinds, where)
+    fields = some_fields(document, kinds, where, defaults)
     for name in cast("dict[str, Any]", document):
         if name not in kinds:
             raise CheckpointError(f"{where}: {unknown(name, kinds, 'field')}")

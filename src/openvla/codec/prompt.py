@@ -1,27 +1,26 @@
 """The prompt, written once: what the model reads around the instruction, in training and at inference.
 
-The text has no trailing space: the space that published training has before the first action token is a token of its
-own, which `codec` appends as `suffix_token_id`.
+One template per language model, each a single turn of its chat format. The text has no trailing space: the space that
+published training has before the first action token is a token of its own, which `codec` appends as `suffix_token_id`.
 
-Source: OpenVLA (arXiv:2406.09246), section 3.2; Vicuna v1.5 conversation template for v0.1.
+Source: OpenVLA (arXiv:2406.09246), section 3.2; `conversation` for the chat formats.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from openvla.codec.conversation import CHATS, single_turn
 from openvla.errors import InputError
 
 _QUESTION = "What action should the robot take to {instruction}?"
 
 PROMPTS = {
-    "openvla": f"In: {_QUESTION}\nOut:",
-    "openvla-v01": (
-        "A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-        f"USER: {_QUESTION} ASSISTANT:"
-    ),
+    "openvla": single_turn("pure", _QUESTION),
+    "openvla-v01": single_turn("vicuna-v15", _QUESTION),
+    **{chat: single_turn(chat, _QUESTION) for chat in CHATS},
 }
+"""Templates for `Prompt`: of OpenVLA, of its first version, and of every chat format."""
 
 
 @dataclass(frozen=True)

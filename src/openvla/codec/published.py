@@ -3,7 +3,10 @@
 Such a directory has no codec.json; the parts are spread over config.json, preprocessor_config.json, tokenizer.json and
 dataset_statistics.json. Three things are not where one looks for them: the tokenizer's size is the padded embedding
 size less `pad_to_multiple_of` (32064 - 64); the normalisation constants are `tvf_normalize_params`, which the published
-conversion rounded to bfloat16, and not `means` and `stds`; and the v0.1 prompt goes with the Vicuna language model.
+conversion rounded to bfloat16, and not `means` and `stds`; and the prompt goes with the language model.
+
+A directory without preprocessor_config.json is a native run, whose images are prepared by the quirks of native code:
+see `images`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from openvla.codec.actions import ActionTokenizer
+from openvla.codec.families import FAMILIES, LLAMA_SUFFIX_TOKEN
 from openvla.codec.fields import INTEGER, NUMBER, OBJECT, RESTORE, TEXT, list_of, nullable, some_fields
 from openvla.codec.images import NORMALIZATION, ImageTransform
 from openvla.codec.prompt import PROMPTS, Prompt
@@ -22,8 +26,10 @@ from openvla.codec.statistics import DatasetStatistics, load_statistics
 from openvla.errors import CheckpointError
 from openvla.files import read_json
 
-LLAMA_SUFFIX_TOKEN = 29871
 LLAMA_VOCAB = 32000
+
+SHORT_SIDES = {"vit_base_patch16_clip_224.openai": 248}
+"""Encoders whose short side native code resizes to more than the crop; for SigLIP and IN1K it forces the two equal."""
 
 _TRIPLE = list_of(NUMBER, 3)
 _PROCESSOR = {
@@ -33,7 +39,9 @@ _PROCESSOR = {
     "stds": list_of(_TRIPLE),
     "tvf_normalize_params": nullable(list_of(OBJECT)),
     "tvf_letterbox_fill": nullable(list_of(INTEGER, 3)),
+    "tvf_resize_params": nullable(list_of(OBJECT)),
 }
+_APPLIED = ("tvf_normalize_params", "tvf_letterbox_fill", "tvf_resize_params")
 
 
 def read_actions(config: Mapping[str, Any], where: str) -> ActionTokenizer:
@@ -45,9 +53,9 @@ def read_actions(config: Mapping[str, Any], where: str) -> ActionTokenizer:
 
 
 def read_prompt(config: Mapping[str, Any], where: str) -> Prompt:
-    """The prompt that the published code builds: Vicuna's for Vicuna, the plain one for every other language model."""
-    backbone = some_fields(config, {"llm_backbone_id": TEXT}, where)["llm_backbone_id"]
-    return Prompt(PROMPTS["openvla-v01" if backbone.startswith("vicuna") else "openvla"])
+    """The prompt that the published code builds for the language model; the plain one for an unknown one."""
+    family = FAMILIES.get(some_fields(config, {"llm_backbone_id": TEXT}, where)["llm_backbone_id"])
+    return Prompt(PROMPTS[family.chat if family else "openvla"])
 
 
 def read_images(config: Mapping[str, Any], directory: Path, where: str) -> ImageTransform:
@@ -61,10 +69,19 @@ def read_images(config: Mapping[str, Any], directory: Path, where: str) -> Image
 
 
 def images_of(timm_ids: Sequence[str], sizes: Sequence[int], strategy: str, where: str) -> ImageTransform:
-    """The transform with the published normalisation of each encoder's family; CheckpointError for an unknown one."""
+    """The transform of a native run, with the published normalisation of each encoder's family.
+
+    Raises CheckpointError for a family that is not known.
+    """
     constants = [NORMALIZATION[_family(name, where)] for name in timm_ids]
-    means, stds = tuple(mean for mean, _ in constants), tuple(std for _, std in constants)
-    return ImageTransform(strategy, tuple(sizes), means, stds)
+    return ImageTransform(
+        strategy,
+        tuple(sizes),
+        means=tuple(mean for mean, _ in constants),
+        stds=tuple(std for _, std in constants),
+        fill_per_encoder=strategy == "letterbox",
+        short_side=SHORT_SIDES.get(timm_ids[0]) if timm_ids and strategy != "resize-naive" else None,
+    )
 
 
 def read_tokenizer(directory: Path) -> Tokenizer | None:
@@ -91,20 +108,27 @@ def read_statistics(config: Mapping[str, Any], directory: Path, where: str) -> d
 def read_special_tokens(config: Mapping[str, Any], where: str) -> dict[str, int]:
     """bos_token_id, eos_token_id and pad_token_id.
 
-    Where config.json does not say: Llama's ends, and for padding the first id that the tokenizer does not use.
+    Where config.json does not say: the ends of the language model, or Llama's for an unknown one, and for padding the
+    first id that the tokenizer does not use.
     """
-    kinds = {"text_config": OBJECT, "pad_token_id": nullable(INTEGER)}
-    fields = some_fields(config, kinds, where, {"pad_token_id": None})
+    kinds = {"text_config": OBJECT, "pad_token_id": nullable(INTEGER), "llm_backbone_id": nullable(TEXT)}
+    fields = some_fields(config, kinds, where, {"pad_token_id": None, "llm_backbone_id": None})
     pad = read_actions(config, where).vocab_size if fields["pad_token_id"] is None else fields["pad_token_id"]
-    ends = _of_text(fields["text_config"], {"bos_token_id": 1, "eos_token_id": 2}, where)
+    family = FAMILIES.get(fields["llm_backbone_id"], FAMILIES["llama2-7b-pure"])
+    ends = _of_text(fields["text_config"], {"bos_token_id": family.bos, "eos_token_id": family.eos}, where)
     return ends | {"pad_token_id": pad}
 
 
-def suffix_token(tokenizer: Tokenizer | None, vocab_size: int) -> int | None:
-    """The id of a lone space: the tokenizer's, or Llama's where there is no tokenizer but room for it."""
-    if tokenizer is not None:
-        return tokenizer.token_to_id("▁")
-    return LLAMA_SUFFIX_TOKEN if vocab_size > LLAMA_SUFFIX_TOKEN else None
+def suffix_token(config: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int) -> int | None:
+    """The id of a lone space, None where the language model has none.
+
+    The tokenizer's; without one the language model's, where the vocabulary holds it.
+    """
+    family = FAMILIES.get(config.get("llm_backbone_id", ""))
+    suffix = family.suffix if family else LLAMA_SUFFIX_TOKEN
+    if suffix is None or tokenizer is None:
+        return suffix if suffix is not None and vocab_size > suffix else None
+    return tokenizer.token_to_id("▁")
 
 
 def _of_text(text: Mapping[str, Any], defaults: Mapping[str, int], where: str) -> dict[str, int]:
@@ -114,21 +138,28 @@ def _of_text(text: Mapping[str, Any], defaults: Mapping[str, int], where: str) -
 
 
 def _images_of_processor(document: object, where: str) -> ImageTransform:
-    fields = some_fields(document, _PROCESSOR, where, {"tvf_normalize_params": None, "tvf_letterbox_fill": None})
+    fields = some_fields(document, _PROCESSOR, where, dict.fromkeys(_APPLIED))
     if fields["tvf_normalize_params"] is None:
         means, stds = fields["means"], fields["stds"]
     else:
         place, kinds = f"{where}, tvf_normalize_params", {"mean": _TRIPLE, "std": _TRIPLE}
         applied = [some_fields(entry, kinds, place) for entry in fields["tvf_normalize_params"]]
         means, stds = [entry["mean"] for entry in applied], [entry["std"] for entry in applied]
-    fill = fields["tvf_letterbox_fill"]
+    fill, sizes = fields["tvf_letterbox_fill"], tuple(size[-1] for size in fields["input_sizes"])
     return ImageTransform(
         strategy=fields["image_resize_strategy"],
-        sizes=tuple(size[-1] for size in fields["input_sizes"]),
+        sizes=sizes,
         means=tuple(map(tuple, means)),
         stds=tuple(map(tuple, stds)),
         fill=None if fill is None else tuple(fill),
+        short_side=_short_side(fields["tvf_resize_params"] or [], sizes),
     )
+
+
+def _short_side(resizes: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> int | None:
+    """What the short side is resized to, where that is one number and not the size itself."""
+    given = [resize.get("size") for resize in resizes[:1]]
+    return next((side for side in given if INTEGER.holds(side) and side not in sizes), None)
 
 
 def _family(timm_id: str, where: str) -> str:

@@ -1,41 +1,43 @@
-"""A checkpoint directory: the model, its codec and its config, loaded strictly and saved atomically.
-
-Nothing is guessed from a file name, and parts that do not belong together are refused.
+"""A checkpoint of any published format, loaded strictly: the model, its codec and its config; and saved atomically.
 
     config.json, model.safetensors (or shards and model.safetensors.index.json), tokenizer.json,
     dataset_statistics.json, codec.json (absent from published directories, whose codec is in their other files)
+
+Nothing is guessed from a file name, and parts that do not belong together are refused. Weights stay mapped to their
+file until they are touched, unless another type or device is asked for. Every load looks for values that are not finite
+and, where a fingerprint lies beside the weights, for weights that changed.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from openvla.codec.codec import Codec
-from openvla.codec.fields import read_object
 from openvla.errors import CheckpointError
 from openvla.files import new_directory, write_text
+from openvla.model.adapters import ADAPTER_CONFIG, base_of, merge_adapter, read_adapter
+from openvla.model.fingerprint import check_sample
+from openvla.model.locate import CONFIG
 from openvla.model.presets import Preset
-from openvla.model.prismatic import ModelConfig, OpenVLA
-from openvla.model.published import read_model_config, write_config
-from openvla.model.weights import WEIGHTS, read_weights
+from openvla.model.prismatic import OpenVLA
+from openvla.model.published import write_config
+from openvla.model.source import Source, check_finite, common_dtype, dtypes_of, empty_model, open_source
+from openvla.model.weights import WEIGHTS
 from openvla.nn.hardware import pick_device
-
-CONFIG, CODEC = "config.json", "codec.json"
-SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 
 
 @dataclass
 class Checkpoint:
-    """A model, the codec it was trained with, and its config.json as a dict."""
+    """A model, the codec it was trained with, and its config.json as a dict, in published words."""
 
     model: OpenVLA
     codec: Codec
@@ -48,22 +50,47 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     revision: str | None = None,
+    vision_weights: Sequence[str | Path] = (),
 ) -> Checkpoint:
-    """Load a checkpoint from a directory, a shipped name ("nano") or a hub id ("openvla/openvla-7b").
+    """Load a checkpoint from a directory, a .pt file, a shipped name ("nano") or a hub id ("openvla/openvla-7b").
 
-    device: where the weights go. dtype: of the weights; None keeps the stored one.
+    source: a Hugging Face directory, a Prismatic-native run, or an adapter directory that names its base.
+    device: where the weights go.
+    dtype: of the weights; None keeps the stored one. Where several are stored, a model cannot compute with them: None
+        takes the narrowest that holds all of their values, and warns.
     revision: a branch, tag or commit of a hub id.
+    vision_weights: for a native run without vision weights, the timm, Meta or open_clip file of each encoder; where
+        omitted, the hub's.
     Raises CheckpointError, in one sentence, for everything that is absent, damaged or of another architecture;
     DataError for damaged statistics; UsageError for a device that cannot be used.
     """
     place = pick_device(str(device))
-    directory = resolve(source, revision)
-    config = read_object(directory / CONFIG)
-    model = _without_memory(read_model_config(config, str(directory / CONFIG)), directory / CONFIG)
-    model.load_state_dict(read_weights(directory, model.state_dict()), assign=True)
-    codec = Codec.load(directory) if (directory / CODEC).is_file() else Codec.from_published(config, directory)
-    _check_agreement(model, codec, directory)
-    return Checkpoint(model.to(device=place, dtype=dtype).eval(), codec, config)
+    adapter = Path(source) if (Path(source) / ADAPTER_CONFIG).is_file() else None
+    opened = open_source(base_of(adapter) if adapter else source, revision=revision, vision_weights=vision_weights)
+    if adapter is not None:
+        opened = merge_adapter(opened, read_adapter(adapter))
+    codec = opened.read_codec()
+    check_agreement(codec, opened)
+    model = load_model(opened, dtype, fingerprinted=adapter is None)
+    return Checkpoint(model.to(device=place).eval(), codec, opened.config)
+
+
+def load_model(opened: Source, dtype: torch.dtype | None = None, *, fingerprinted: bool = True) -> OpenVLA:
+    """The model with its weights, mapped where they are of type `dtype` (None: the stored one), and checked."""
+    wanted = dtype or common_dtype(opened.tensors)
+    if dtype is None and len({tensor.dtype for tensor in opened.tensors.values()}) > 1:
+        warnings.warn(
+            f"{opened.directory} stores its weights as {dtypes_of(opened.tensors)}; all are loaded as "
+            f"{str(wanted).removeprefix('torch.')} (give a dtype to choose another)",
+            stacklevel=3,
+        )
+    weights = {name: tensor.mapped() for name, tensor in opened.tensors.items()}
+    check_finite(weights, opened.directory)
+    if fingerprinted:
+        check_sample(weights, opened.directory)
+    model = empty_model(opened.model, opened.directory / CONFIG)
+    model.load_state_dict({name: tensor.to(wanted) for name, tensor in weights.items()}, assign=True)
+    return model
 
 
 def new_checkpoint(preset: Preset, codec: Codec, seed: int) -> Checkpoint:
@@ -93,39 +120,9 @@ def save_checkpoint(directory: str | Path, checkpoint: Checkpoint, dtype: torch.
             raise CheckpointError(f"cannot write {directory}: {error}; is the disk full?") from error
 
 
-def resolve(source: str | Path, revision: str | None = None) -> Path:
-    """The directory behind a path, a shipped name or a hub id, downloading the latter. Raises CheckpointError."""
-    text, path = str(source), Path(source)
-    shipped = SHIPPED / text
-    if path.is_dir():
-        directory = path
-    elif re.fullmatch(r"[\w-]+", text) and shipped.is_dir():
-        directory = shipped
-    elif not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
-        directory = _download(text, revision)
-    else:
-        names = ", ".join(sorted(entry.name for entry in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
-        raise CheckpointError(
-            f"there is no checkpoint {text!r}: it is no directory, no shipped policy ({names}) and no hub id such as "
-            "'openvla/openvla-7b'"
-        )
-    if not (directory / CONFIG).is_file():
-        raise CheckpointError(f"{directory} is not a checkpoint: it has no {CONFIG}; give the directory that holds it")
-    return directory
-
-
-def _without_memory(config: ModelConfig, path: Path) -> OpenVLA:
-    try:
-        with torch.device("meta"):
-            return OpenVLA(config)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: its sizes are beyond any memory ({error}); restore the original file"
-        ) from error
-
-
-def _check_agreement(model: OpenVLA, codec: Codec, directory: Path) -> None:
-    config = model.config
+def check_agreement(codec: Codec, opened: Source) -> None:
+    """Raise CheckpointError where codec and weights cannot belong together."""
+    directory, config = opened.directory, opened.model
     if codec.images.sizes != tuple(encoder.image_size for encoder in config.encoders):
         raise CheckpointError(
             f"{directory}: the images are prepared at {list(codec.images.sizes)} px, but the encoders take "
@@ -139,14 +136,12 @@ def _check_agreement(model: OpenVLA, codec: Codec, directory: Path) -> None:
                 f"{directory}: the {name} token is {token}, but the embedding has only {rows} rows; codec and weights "
                 "belong to different models"
             )
-
-
-def _download(name: str, revision: str | None) -> Path:
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the hub client raises types of several libraries
-        reason = str(error).strip().splitlines()
+    if codec.tokenizer is None:
+        return
+    last = max(codec.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if not codec.actions.vocab_size - 1 <= last < rows:
         raise CheckpointError(
-            f"there is no directory {name!r}, and no checkpoint of that name comes from the hub "
-            f"({reason[0] if reason else type(error).__name__}); check the name and the connection"
-        ) from error
+            f"{directory}: the ids of tokenizer.json end at {last}, but those of the language model at "
+            f"{codec.actions.vocab_size - 1} (the last action token), and the embedding has {rows} rows; use the "
+            "tokenizer.json that belongs to the checkpoint"
+        )

@@ -1,54 +1,114 @@
-"""Every model size, one row each, with its source.
+"""Every model by name: the published ones from the registry, and the small ones of our own.
 
-Source: published checkpoints and their configs (Karamcheti et al. 2024; Kim et al. 2024); encoder sizes as timm defines
-them under the ids below. `nano` and `micro` are ours.
+A registry id gives the model as Prismatic-native runs have it; `openvla-7b` and `openvla-v01-7b` as their Hugging Face
+exports have it, where the norms of the language model divide with another epsilon. `nano` and `micro` are ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from openvla.codec.families import FAMILIES
+from openvla.errors import CheckpointError, unknown
+from openvla.model.backbones import DINOV2_L, ENCODERS, LANGUAGE_MODELS, SIGLIP_SO400M, VISION_BACKBONES
 from openvla.model.prismatic import ModelConfig
-from openvla.nn.decoder import DecoderConfig
+from openvla.model.projector import PROJECTORS, ProjectorName
+from openvla.model.registry import VLAS, VLMS
+from openvla.nn.decoder_config import DecoderConfig
 from openvla.nn.vit import ViTConfig
 
-DINOV2_L = "vit_large_patch14_reg4_dinov2.lvd142m"
-SIGLIP_SO400M = "vit_so400m_patch14_siglip_224"
-
-_SIGLIP_B16 = ViTConfig(224, 16, 768, 12, 12, 3072, attention_pool=True)
-
-ENCODERS: dict[str, ViTConfig] = {
-    # timm id: image, patch, dim, depth, heads, mlp, prefix tokens, layer scale, attention pool
-    DINOV2_L: ViTConfig(224, 14, 1024, 24, 16, 4096, 5, True, False),
-    SIGLIP_SO400M: ViTConfig(224, 14, 1152, 27, 16, 4304, 0, False, True),
-    "vit_so400m_patch14_siglip_384": ViTConfig(384, 14, 1152, 27, 16, 4304, 0, False, True),
-    "vit_base_patch16_siglip_224": _SIGLIP_B16,
-    "vit_base_patch16_siglip_256": replace(_SIGLIP_B16, image_size=256),
-    "vit_base_patch16_siglip_384": replace(_SIGLIP_B16, image_size=384),
-}
-
-DECODERS: dict[str, DecoderConfig] = {
-    "llama2-7b-pure": DecoderConfig(),
-    "vicuna-v15-7b": DecoderConfig(),
-}
+__all__ = ["DINOV2_L", "ENCODERS", "NANO_VOCAB", "PRESETS", "SIGLIP_SO400M", "Preset", "model_from_ids"]
 
 
 @dataclass(frozen=True)
 class Preset:
     """A model by its parts, in the words of a published config.json.
 
-    vision_backbone, timm_ids, llm_backbone: published ids. model: the sizes.
+    vision_backbone, timm_ids, llm_backbone, arch_specifier: published ids. model: the sizes.
+    resize: how images are brought to size. prompt: a key of `codec.prompt.PROMPTS`.
+    pad_token: id that fills up a batch. llm_max_length: tokens of text that were trained on at most.
+    source: where the row comes from.
     """
 
     vision_backbone: str
     timm_ids: tuple[str, ...]
     llm_backbone: str
+    arch_specifier: str
     model: ModelConfig
+    resize: str = "resize-naive"
+    prompt: str = "pure"
+    pad_token: int = 32000
+    llm_max_length: int = 2048
+    source: str = "this package"
 
 
-def _published(vision_backbone: str, timm_ids: tuple[str, ...], llm_backbone: str) -> Preset:
-    encoders = tuple(ENCODERS[name] for name in timm_ids)
-    return Preset(vision_backbone, timm_ids, llm_backbone, ModelConfig(encoders, DECODERS[llm_backbone]))
+def model_from_ids(
+    vision_backbone_id: str,
+    llm_backbone_id: str,
+    arch_specifier: str,
+    image_resize_strategy: str = "resize-naive",
+    *,
+    images: int = 1,
+    native: bool = True,
+    where: str = "the preset",
+) -> Preset:
+    """The model that published ids name.
+
+    images: pictures per example. native: as a Prismatic-native run has it, rather than a Hugging Face export.
+    where: names the file in errors. Raises CheckpointError, with the nearest names, for an unknown id.
+    """
+    for name, table, kind in (
+        (vision_backbone_id, VISION_BACKBONES, "vision backbone"),
+        (llm_backbone_id, LANGUAGE_MODELS, "language model"),
+    ):
+        if name not in table:
+            raise CheckpointError(f"{where}: {unknown(name, table, kind)}")
+    vision, language = VISION_BACKBONES[vision_backbone_id], LANGUAGE_MODELS[llm_backbone_id]
+    projector = projector_of(arch_specifier, where)
+    return Preset(
+        vision_backbone_id,
+        vision.timm_ids,
+        llm_backbone_id,
+        arch_specifier,
+        ModelConfig(vision.encoders(native), language.decoder, projector, images),
+        image_resize_strategy,
+        FAMILIES[llm_backbone_id].chat,
+        FAMILIES[llm_backbone_id].pad,
+    )
+
+
+def projector_of(arch_specifier: str, where: str) -> ProjectorName:
+    """The projector of a published arch_specifier, whose prefix ("no-align+") is about training alone.
+
+    Raises CheckpointError for one that ends in no projector's name.
+    """
+    name = arch_specifier.rpartition("+")[2]
+    for projector in PROJECTORS:
+        if name == projector:
+            return projector
+    raise CheckpointError(f"{where}: {unknown(arch_specifier, PROJECTORS, 'arch_specifier')}")
+
+
+def _registered() -> dict[str, Preset]:
+    """Every row of the registry."""
+    presets: dict[str, Preset] = {}
+    for name, vlm in VLMS.items():
+        preset = model_from_ids(vlm.vision, vlm.llm, vlm.arch, vlm.resize)
+        presets[name] = replace(preset, llm_max_length=vlm.llm_max_length, source=vlm.source)
+    for name, vla in VLAS.items():
+        base = presets[vla.base]
+        presets[name] = replace(base, model=replace(base.model, images=vla.images), source=vla.source)
+    return presets
+
+
+_REGISTERED = _registered()
+
+
+def _exported(name: str) -> Preset:
+    """A registered 7B model as its published Hugging Face export has it: without Llama's own epsilon."""
+    preset = _REGISTERED[name]
+    decoder = replace(preset.model.decoder, rms_norm_eps=1e-6)
+    return replace(preset, model=replace(preset.model, decoder=decoder))
 
 
 def _small(encoders: tuple[ViTConfig, ...], decoder: DecoderConfig) -> Preset:
@@ -58,7 +118,9 @@ def _small(encoders: tuple[ViTConfig, ...], decoder: DecoderConfig) -> Preset:
         "siglip-vit-so400m" if single else "dinosiglip-vit-so-224px",
         (SIGLIP_SO400M,) if single else (DINOV2_L, SIGLIP_SO400M),
         "llama2-7b-pure",
-        ModelConfig(encoders, decoder),
+        "no-align+gelu-mlp" if single else "no-align+fused-gelu-mlp",
+        ModelConfig(encoders, decoder, "gelu-mlp" if single else "fused-gelu-mlp"),
+        pad_token=NANO_VOCAB,
     )
 
 
@@ -75,8 +137,9 @@ _NANO_DECODER = DecoderConfig(
 )
 
 PRESETS: dict[str, Preset] = {
-    "openvla-7b": _published("dinosiglip-vit-so-224px", (DINOV2_L, SIGLIP_SO400M), "llama2-7b-pure"),
-    "openvla-v01-7b": _published("siglip-vit-so400m", (SIGLIP_SO400M,), "vicuna-v15-7b"),
+    **_REGISTERED,
+    "openvla-7b": _exported("prism-dinosiglip-224px+mx-oxe-magic-soup-plus"),
+    "openvla-v01-7b": _exported("siglip-224px+mx-oxe-magic-soup"),
     # For one CPU: 7x7 patches, five encoder blocks (the last is never run), four decoder layers.
     "nano": _small((ViTConfig(112, 16, 192, 6, 6, 768),), _NANO_DECODER),
     # For tests: both encoders, grouped-query attention, milliseconds.

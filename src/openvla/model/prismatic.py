@@ -4,8 +4,8 @@ Unusual: patches of one or two encoders are joined on the channel axis, projecte
 right after the first token (BOS); everything after is ordinary causal language modelling. `state_dict()` has exactly
 the tensor names of a published checkpoint.
 
-Shapes: B batch, K image channels (3 per encoder), S image pixels a side, P patches, C encoder channels in all, T text
-tokens, N = P + T positions of the fused sequence, D decoder size, V vocabulary.
+Shapes: B batch, K image channels (3 per encoder and image), S image pixels a side, P patches of all images, C encoder
+channels in all, T text tokens, N = P + T positions of the fused sequence, D decoder size, V vocabulary.
 Source: Karamcheti et al. 2024 (Prismatic), section 3; Kim et al. 2024 (OpenVLA), section 3.
 """
 
@@ -19,21 +19,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from openvla.codec.batch import IGNORE_INDEX
-from openvla.nn.decoder import Decoder, DecoderConfig
+from openvla.model.projector import PROJECTORS, ProjectorName
+from openvla.nn.decoder import Decoder
+from openvla.nn.decoder_config import DecoderConfig
 from openvla.nn.vit import VisionTransformer, ViTConfig
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One or two encoders, of the same number of patches, and a decoder."""
+    """One or two encoders, of the same number of patches, a decoder, and what lies between.
+
+    projector: how patch features become embeddings, a key of `PROJECTORS`. Published models have "gelu-mlp" behind one
+        encoder and "fused-gelu-mlp" behind two; any goes with any number.
+    images: pictures per example (several cameras, or a history), each seen by every encoder.
+    """
 
     encoders: tuple[ViTConfig, ...]
     decoder: DecoderConfig
+    projector: ProjectorName
+    images: int = 1
 
     @property
     def num_patches(self) -> int:
         """Image positions in the fused sequence."""
-        return self.encoders[0].num_patches
+        return self.images * self.encoders[0].num_patches
 
     @property
     def vision_dim(self) -> int:
@@ -52,35 +61,17 @@ class ModelOutput:
 class VisionBackbone(nn.Module):
     """The encoders side by side; each sees the same picture under its own normalisation."""
 
-    def __init__(self, encoders: tuple[ViTConfig, ...]) -> None:
+    def __init__(self, encoders: tuple[ViTConfig, ...], images: int) -> None:
         super().__init__()
+        self.images = images
         self.featurizer = VisionTransformer(encoders[0])
         if len(encoders) == 2:
             self.fused_featurizer = VisionTransformer(encoders[1])
 
     def forward(self, pixel_values: Float[Tensor, "B K S S"]) -> Float[Tensor, "B P C"]:
-        pictures = pixel_values.split(3, dim=1)
+        pictures = pixel_values.unflatten(1, (self.images, -1)).flatten(0, 1).split(3, dim=1)
         features = [encoder(picture) for encoder, picture in zip(self.children(), pictures, strict=True)]
-        return torch.cat(features, dim=-1)
-
-
-class Projector(nn.Module):
-    """Patch features to token embeddings: three layers behind two encoders (`fused-gelu-mlp`), two behind one."""
-
-    def __init__(self, vision_dim: int, hidden_size: int, fused: bool) -> None:
-        super().__init__()
-        inner = 4 * vision_dim if fused else hidden_size
-        self.fc1 = nn.Linear(vision_dim, inner)
-        self.fc2 = nn.Linear(inner, hidden_size)
-        if fused:
-            self.fc3 = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, features: Float[Tensor, "B P C"]) -> Float[Tensor, "B P D"]:
-        first, *others = self.children()
-        x = first(features)
-        for layer in others:
-            x = layer(F.gelu(x))
-        return x
+        return torch.cat(features, dim=-1).unflatten(0, (-1, self.images)).flatten(1, 2)
 
 
 class OpenVLA(nn.Module):
@@ -89,8 +80,8 @@ class OpenVLA(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision_backbone = VisionBackbone(config.encoders)
-        self.projector = Projector(config.vision_dim, config.decoder.hidden_size, fused=len(config.encoders) == 2)
+        self.vision_backbone = VisionBackbone(config.encoders, config.images)
+        self.projector = PROJECTORS[config.projector](config.vision_dim, config.decoder.hidden_size)
         self.language_model = Decoder(config.decoder)
 
     def embed(self, input_ids: Int[Tensor, "B T"], pixel_values: Float[Tensor, "B K S S"]) -> Float[Tensor, "B N D"]:

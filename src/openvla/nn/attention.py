@@ -1,7 +1,7 @@
 """Scaled dot-product attention, rotary positions and the key/value cache: the only file that names a kernel.
 
 Shapes: B batch, H query heads, G key/value heads (H is a multiple of G), T new tokens, S cached plus new tokens, D head
-dimension.
+dimension, R rotating channels of a head.
 Source: rotary embedding, Su et al. 2021, equation 34, in the half-rotated layout of Llama.
 """
 
@@ -42,6 +42,14 @@ def rotate(
     """Turn each pair (x_i, x_{i+D/2}) by its angle, in the dtype of `heads`."""
     first, second = heads.chunk(2, dim=-1)
     return heads * cos.to(heads.dtype) + torch.cat([-second, first], dim=-1) * sin.to(heads.dtype)
+
+
+def rotate_part(
+    heads: Float[Tensor, "B N T D"], cos: Float[Tensor, "*b T R"], sin: Float[Tensor, "*b T R"]
+) -> Float[Tensor, "B N T D"]:
+    """`rotate` the first R channels of each head and leave the others."""
+    turned, kept = heads.split([cos.shape[-1], heads.shape[-1] - cos.shape[-1]], dim=-1)
+    return torch.cat([rotate(turned, cos, sin), kept], dim=-1)
 
 
 class KVCache:

@@ -6,6 +6,9 @@ import torch
 
 from openvla.errors import UsageError
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""The types that weights and products may have, by the names that users give."""
+
 
 def pick_device(name: str) -> torch.device:
     """The device called `name`; "auto" is the GPU where there is one. Raises UsageError for one that cannot be used."""

@@ -1,0 +1,249 @@
+"""Linear layers whose weights are held in 8 or 4 bits, on the kernels that come with torch.
+
+    int8   one scale per output row; the input is quantised per token at each call, products are summed exactly in int32
+    int4   16 levels per group of 64 weights of a row; the input stays as it is
+    fp8    e4m3, one scale per output row; the input is quantised per token at each call (CUDA)
+
+Per token, not per call: what a row of the input gives does not depend on the rows beside it, so that a batch answers as
+each of its members alone. Every class keeps its weights in one portable form (its buffers, which are what is saved)
+and adds what the kernel of the device wants.
+
+Shapes: M input rows, K input channels, N output channels, G groups of 64 along K, R and L: N and K rounded up to 64.
+Source: Dettmers et al. 2022 (LLM.int8), section 2 (row-wise scales); Lin et al. 2024 (AWQ), equation 1 (groups);
+ATen/native/cpu/int4mm_kernel.cpp, weight_to_int4pack_kernel (the tiles of 64 rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int8, UInt8
+from torch import Tensor, nn
+
+from openvla.errors import UsageError
+
+GROUP = 64
+"""Weights of a row that share scale and offset in int4."""
+TILE = 64
+"""Rows that the int4 form interleaves."""
+UNPACK_ROWS = 64
+"""From so many input rows on, int4 weights are unpacked for one matrix product: the kernel re-reads them per row."""
+
+
+class QuantizedLinear(nn.Module):
+    """y = x W^T + b. Subclasses say how W is held (`encode`), what a kernel needs (`settle`), how it runs (`product`).
+
+    rows, columns: N and K of the weight. bits: of memory per weight, scales of groups included.
+    """
+
+    bits: float
+    bias: Tensor | None
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+
+    @classmethod
+    def of(cls, weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None = None) -> QuantizedLinear:
+        """The layer of this weight, on its device; one of the `meta` device becomes random numbers."""
+        layer = cls(weight.shape[0], weight.shape[1])
+        layer.fill({**cls.encode(weight), **({} if bias is None else {"bias": bias})})
+        return layer
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the tensors that `portable` gave."""
+        for name, tensor in {"bias": None, **tensors}.items():
+            self.register_buffer(name, tensor)
+        self.settle()
+
+    @staticmethod
+    def encode(weight: Float[Tensor, "N K"]) -> dict[str, Tensor]:
+        """The portable form of a weight, by name."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Make ready what the kernel of the buffers' device needs."""
+
+    def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
+        """The product x W^T, in any type."""
+        raise NotImplementedError
+
+    def portable(self) -> dict[str, Tensor]:
+        """The tensors to save."""
+        return dict(self.named_buffers())
+
+    def forward(self, x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B N"]:
+        y = self.product(x.reshape(-1, self.columns)).to(x.dtype).unflatten(0, x.shape[:-1])
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.columns} -> {self.rows}"
+
+
+class Int8Linear(QuantizedLinear):
+    """Eight bits a weight. On the CPU the kernel has its own order of the weights, which replaces the portable one."""
+
+    bits = 8
+    weight: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def encode(weight: Float[Tensor, "N K"]) -> dict[str, Tensor]:
+        if weight.is_meta:
+            return {"weight": random_bytes(weight.shape).view(torch.int8), "scale": torch.full((len(weight),), 2e-4)}
+        scale = weight.abs().amax(1).float().clamp(min=1e-12) / 127
+        return {"weight": torch.round(weight / scale[:, None]).to(torch.int8), "scale": scale}
+
+    def settle(self) -> None:
+        if self.weight.device.type == "cpu":
+            self.weight = torch.ops.onednn.qlinear_prepack(self.weight, [1, self.columns])
+            self._zeros = torch.zeros(self.rows, dtype=torch.int32)
+
+    def portable(self) -> dict[str, Tensor]:
+        plain = self.weight.to_dense().t().contiguous() if self.weight.is_mkldnn else self.weight
+        return {**super().portable(), "weight": plain}
+
+    def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
+        levels, step = per_token_int8(x)
+        if self.weight.is_mkldnn:
+            y = torch.ops.onednn.qlinear_pointwise(
+                levels, 1.0, 0, self.weight, self.scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            )
+            return y * step
+        few = max(0, 32 - len(levels))  # the CUDA kernel takes more than 16 rows
+        sums = torch.ops.aten._int_mm(F.pad(levels, (0, 0, 0, few)), self.weight.t())[: len(levels)]
+        return sums * (step * self.scale)
+
+
+class Int4Linear(QuantizedLinear):
+    """Four bits a weight, `level - 8` times the group's step plus the group's offset.
+
+    Two rows of a tile of 64, d and d + 32, share a byte, and columns follow each other (R / 64, L, 32): the order of
+    the AVX-512 kernel, so that a saved file can be mapped and used as it is. Rows and columns are filled up with zeros.
+    """
+
+    bits = 4 + 32 / GROUP
+    levels: Tensor
+    steps: Tensor
+
+    @staticmethod
+    def encode(weight: Float[Tensor, "N K"]) -> dict[str, Tensor]:
+        rows, columns = (size + -size % GROUP for size in weight.shape)
+        if weight.is_meta:
+            steps = torch.tensor([0.004, 0.002]).bfloat16().expand(columns // GROUP, rows, 2).contiguous()
+            return {"levels": random_bytes((rows, columns // 2)), "steps": steps}
+        padded = F.pad(weight, (0, columns - weight.shape[1], 0, rows - weight.shape[0]))
+        groups = padded.unflatten(1, (-1, GROUP)).float()
+        low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+        step = ((high - low) / 15).clamp(min=1e-8).bfloat16()
+        offset = (low + 8 * step.float()).bfloat16()
+        levels = torch.round((groups - offset.float()[..., None]) / step.float()[..., None] + 8).clamp(0, 15)
+        steps = torch.stack([step, offset], dim=-1).transpose(0, 1).contiguous()
+        return {"levels": interleave(levels.to(torch.uint8).flatten(1)), "steps": steps}
+
+    def settle(self) -> None:
+        if self.levels.device.type == "cuda":
+            nibbles = deinterleave(self.levels)
+            self._packed = torch.ops.aten._convert_weight_to_int4pack(nibbles[:, ::2] << 4 | nibbles[:, 1::2], 8)
+        elif self.levels.device.type == "cpu":
+            self._packed = self.levels if _native_order_is_ours() else _pack_for_cpu(deinterleave(self.levels).int())
+            pairs = torch.tensor([[byte & 15, byte >> 4] for byte in range(256)])
+            self._pairs = (pairs - 8).bfloat16().view(torch.int32).flatten()
+
+    def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
+        padded = F.pad(x, (0, self.levels.shape[1] * 2 - self.columns)).bfloat16()
+        if self.levels.device.type == "cuda":
+            y = torch.ops.aten._weight_int4pack_mm(padded, self._packed, GROUP, self.steps)
+        elif len(x) < UNPACK_ROWS:
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(padded, self._packed, GROUP, self.steps)
+        else:
+            y = self._unpacked_product(padded)
+        return y[:, : self.rows]
+
+    def _unpacked_product(self, x: Float[Tensor, "M L"]) -> Float[Tensor, "M R"]:
+        """One bf16 matrix product; a table turns each byte into two bf16 weights, next to each other as one int32."""
+        tiles = self.levels.view(-1, x.shape[1], TILE // 2).transpose(0, 1)
+        pairs = self._pairs.index_select(0, tiles.reshape(-1).int())
+        weight = pairs.view(torch.bfloat16).view(
+            -1, GROUP, self.levels.shape[0]
+        )  # (G, 64, R), rows of a tile d, d + 32
+        step, offset = self.steps.unflatten(1, (-1, 2, TILE // 2)).transpose(2, 3).flatten(1, 3).unbind(-1)
+        weight.mul_(step[:, None]).add_(offset[:, None])
+        return (x @ weight.flatten(0, 1)).unflatten(1, (-1, TILE // 2, 2)).transpose(2, 3).flatten(1)
+
+
+class Fp8Linear(QuantizedLinear):
+    """Eight bits a weight as a float with four exponent bits, for GPUs that multiply it."""
+
+    bits = 8
+    weight: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def encode(weight: Float[Tensor, "N K"]) -> dict[str, Tensor]:
+        if weight.is_meta:
+            levels = random_bytes(weight.shape).bitwise_and_(0xBF).view(torch.float8_e4m3fn)  # below 2: no NaN
+            return {"weight": levels, "scale": torch.full((1, len(weight)), 0.02)}
+        scale = weight.abs().amax(1).float().clamp(min=1e-12) / 448
+        return {"weight": (weight / scale[:, None]).to(torch.float8_e4m3fn), "scale": scale[None]}
+
+    def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
+        step = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 448
+        levels = (x / step).to(torch.float8_e4m3fn)
+        return torch.ops.aten._scaled_mm(levels, self.weight.t(), step, self.scale, out_dtype=torch.bfloat16)
+
+
+PRECISIONS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int4": Int4Linear, "fp8": Fp8Linear}
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Raise UsageError where `device` has no kernel for the precision `name`, a key of `PRECISIONS`."""
+    usable = {"int8": ("cpu", "cuda"), "int4": ("cpu", "cuda"), "fp8": ("cuda",)}[name]
+    if device.type not in usable:
+        raise UsageError(
+            f"quantize={name!r} runs on {' and '.join(usable)}, not on {device.type}; "
+            f"choose {' or '.join(repr(other) for other in PRECISIONS if other != name)}, or leave it out"
+        )
+    if name == "fp8" and torch.cuda.get_device_capability(device) < (8, 9):
+        major, minor = torch.cuda.get_device_capability(device)
+        raise UsageError(
+            f"quantize='fp8' needs a GPU of compute capability 8.9 or higher, and this one has {major}.{minor}; "
+            "choose 'int8' or 'int4'"
+        )
+
+
+def per_token_int8(x: Float[Tensor, "M K"]) -> tuple[Int8[Tensor, "M K"], Float[Tensor, "M 1"]]:
+    """Levels -127..127 and the step of each row, so that levels * step is nearly x."""
+    step = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 127
+    return torch.round(x / step).to(torch.int8), step
+
+
+def interleave(nibbles: UInt8[Tensor, "R L"]) -> UInt8[Tensor, "R H"]:
+    """Two levels 0..15 a byte: row d of a tile low, row d + 32 high, column after column. R is a multiple of 64."""
+    low, high = nibbles.view(-1, 2, TILE // 2, nibbles.shape[1]).transpose(2, 3).unbind(1)
+    return (low | high << 4).contiguous().view(len(nibbles), -1)
+
+
+def deinterleave(levels: UInt8[Tensor, "R H"]) -> UInt8[Tensor, "R L"]:
+    """The inverse of `interleave`."""
+    tiles = levels.view(len(levels) // TILE, -1, TILE // 2)
+    return torch.stack([tiles & 15, tiles >> 4], dim=1).transpose(2, 3).reshape(len(levels), -1)
+
+
+def random_bytes(shape: tuple[int, ...] | torch.Size) -> UInt8[Tensor, "..."]:
+    """Uniform bytes; one megabyte, repeated, so that billions cost no more than writing them."""
+    count = torch.Size(shape).numel()
+    drawn = torch.randint(0, 256, (min(count, 1 << 20),), dtype=torch.uint8)
+    return drawn.repeat(-(-count // max(1, len(drawn))))[:count].view(shape)
+
+
+def _pack_for_cpu(nibbles: Tensor) -> Tensor:
+    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(nibbles, 1)
+
+
+def _native_order_is_ours() -> bool:
+    """Whether this processor's int4 kernel keeps weights in the order of `interleave`, tried on one tile."""
+    nibbles = torch.arange(TILE * GROUP, dtype=torch.int32).view(TILE, GROUP) % 13
+    return torch.equal(_pack_for_cpu(nibbles), interleave(nibbles.to(torch.uint8)))
