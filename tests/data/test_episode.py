@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from openvla.data.episode import Episode, build_episode, demonstration_episode
-from openvla.data.features import Features, Image, Sequence, Tensor, Text
-from openvla.data.pixels import encode_image
+from openvla.data.images.pixels import encode_image
+from openvla.data.tfds.features import Features, Image, Sequence, Tensor, Text
 from openvla.errors import DataError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), dtype=np.uint8)

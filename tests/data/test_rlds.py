@@ -10,10 +10,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from openvla.data.episode import Episode, build_episode, demonstration_episode
-from openvla.data.features import Features, Image, Sequence, Tensor, Text
-from openvla.data.fields import objects
 from openvla.data.rlds import read_episodes, write_episodes
-from openvla.data.tfrecord import read_records
+from openvla.data.tfds.features import Features, Image, Sequence, Tensor, Text
+from openvla.data.tfds.fields import objects
+from openvla.data.tfds.tfrecord import read_records
 from openvla.errors import DataError
 
 

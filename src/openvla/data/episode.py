@@ -16,10 +16,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from openvla.data.features import METADATA, SEPARATOR, STEPS, Features, Image, Node, Tensor, Text
-from openvla.data.features import Sequence as SequenceNode
-from openvla.data.fields import objects
-from openvla.data.pixels import decode_image, encode_image
+from openvla.data.formats.lazy import LazyImages
+from openvla.data.images.pixels import decode_image, encode_image
+from openvla.data.tfds.features import METADATA, SEPARATOR, STEPS, Features, Image, Node, Tensor, Text
+from openvla.data.tfds.features import Sequence as SequenceNode
+from openvla.data.tfds.fields import objects
 from openvla.errors import DataError, unknown
 
 
@@ -27,7 +28,8 @@ from openvla.errors import DataError, unknown
 class Episode:
     """One trajectory as stored.
 
-    steps: name -> array with first axis T; encoded images and text are object arrays of bytes and str.
+    steps: name -> array with first axis T; encoded images and text are object arrays of bytes and str. Images that are
+        fetched when asked for stand there as `LazyImages`.
     metadata: name -> value, once per episode.
     source: where it came from, for messages: file, record number, byte offset.
     features: how the steps and the metadata are stored.
@@ -63,7 +65,10 @@ class Episode:
         dtype = cast("Image", self.features.steps[key].feature).dtype
         if dtype != "uint8":
             raise DataError(f"{self.source}: {key!r} holds {dtype} values, a depth map rather than a camera image")
-        return decode_image(self.steps[key][step], f"{self.source}: {key!r} at step {step % len(self)}")
+        held: Any = self.steps[key]
+        if isinstance(held, LazyImages):
+            return held.pixels(step)
+        return decode_image(held[step], f"{self.source}: {key!r} at step {step % len(self)}")
 
     def images(self, key: str) -> Iterator[NDArray[np.uint8]]:
         """The T images `key`, decoded one by one."""
@@ -95,10 +100,15 @@ def build_episode(
     for name, value in (metadata or {}).items():
         meta_nodes[name], batch = _infer([value], image_format, f"{source}: {name!r}")
         meta[name] = batch[0].item() if isinstance(batch[0], np.generic) else batch[0]
-    root: dict[str, Node] = {STEPS: SequenceNode(_nest(step_nodes), dataset=True)}
-    if meta_nodes:
-        root[METADATA] = _nest(meta_nodes)
-    return Episode(arrays, meta, source, Features(root))
+    return Episode(arrays, meta, source, describe(step_nodes, meta_nodes))
+
+
+def describe(steps: Mapping[str, Node], metadata: Mapping[str, Node]) -> Features:
+    """The description of episodes whose steps and metadata are these flat names and nodes."""
+    root: dict[str, Node] = {STEPS: SequenceNode(_nest(steps), dataset=True)}
+    if metadata:
+        root[METADATA] = _nest(metadata)
+    return Features(root)
 
 
 def demonstration_episode(

@@ -37,15 +37,16 @@ def record_dataset(
     noise: float = 0.0,
     image_size: int = IMAGE_SIZE,
     workers: int = 1,
+    gain: float = 1.0,
 ) -> Recorded:
     """Record `episodes` successful expert episodes of each task (None: the suite's default ones) below `directory`.
 
-    The data set is there whole or not at all. noise, image_size: see `sim.demonstrations.record`.
+    The data set is there whole or not at all. noise, image_size, gain: see `sim.demonstrations.record`.
     Raises UsageError for an unknown suite or task, InputError for numbers out of range, DataError for an existing
     target, SimulatorError where the simulator cannot run or its expert keeps failing.
     """
     chosen = tuple(dict.fromkeys(lookup(suite, SUITES, "suite").default if tasks is None else tasks))
-    recording = record(chosen, episodes, seed=seed, noise=noise, image_size=image_size, workers=workers)
+    recording = record(chosen, episodes, seed=seed, noise=noise, image_size=image_size, workers=workers, gain=gain)
     stream = _Stream(recording, episodes * len(chosen))
     try:
         written = write_episodes(directory, stream, name=suite)

@@ -17,11 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from openvla.data.bad import BadData
 from openvla.data.episode import Episode
-from openvla.data.example import parse_example, serialize_example
-from openvla.data.features import Features
-from openvla.data.fields import Stored, decode_metadata, decode_steps, encode_leaf
-from openvla.data.info import (
+from openvla.data.tfds.example import parse_example, serialize_example
+from openvla.data.tfds.features import Features
+from openvla.data.tfds.fields import Stored, decode_metadata, decode_steps, encode_leaf
+from openvla.data.tfds.info import (
     DEFAULT_TEMPLATE,
     FEATURES_FILE,
     INFO_FILE,
@@ -32,7 +33,7 @@ from openvla.data.info import (
     shard_name,
     shards_of,
 )
-from openvla.data.tfrecord import Record, read_records, write_record
+from openvla.data.tfds.tfrecord import Record, read_records, write_record
 from openvla.errors import DataError
 from openvla.files import new_directory, new_file, write_text
 
@@ -40,21 +41,23 @@ MEGABYTE = 1_000_000
 WORD = re.compile(r"[a-zA-Z]\w*", re.ASCII)
 
 
-def read_episodes(directory: str | Path, split: str = "train") -> Iterator[Episode]:
+def read_episodes(directory: str | Path, split: str = "train", bad: BadData | None = None) -> Iterator[Episode]:
     """Stream the episodes of one split, in file order.
 
     directory: a version directory, or the data set above it (then its highest version).
     split: a name, "all", a slice such as "train[:95%]", or several joined by "+".
+    bad: stop at what cannot be used (None), or skip and count: a record, the rest of a torn shard, a missing shard.
     Raises DataError at once for a directory or split that does not exist and for a missing shard; while reading, for
     damaged bytes (file, record number, byte offset) and for records that do not fit the description.
     """
     info = DatasetInfo.load(directory)
     parts = [part for each, episodes in info.select(split) for part in shards_of(each, episodes)]
-    for filename, *_ in parts:
-        if not (info.directory / filename).is_file():
-            held = ", ".join(sorted(path.name for path in info.directory.glob("*tfrecord*"))) or "no shards at all"
-            raise DataError(f"shard {filename} is missing from {info.directory}, which has {held}; fetch it")
-    return _read_parts(info, parts)
+    bad = bad or BadData()
+    missing = [filename for filename, *_ in parts if not (info.directory / filename).is_file()]
+    for filename in missing:
+        held = ", ".join(sorted(path.name for path in info.directory.glob("*tfrecord*"))) or "no shards at all"
+        bad.report(DataError(f"shard {filename} is missing from {info.directory}, which has {held}; fetch it"))
+    return _read_parts(info, [part for part in parts if part[0] not in missing], bad)
 
 
 def decode_episode(record: Record, features: Features) -> Episode:
@@ -129,16 +132,24 @@ def write_episodes(
     return target
 
 
-def _read_parts(info: DatasetInfo, parts: list[tuple[str, int, int, int]]) -> Iterator[Episode]:
+def _read_parts(info: DatasetInfo, parts: list[tuple[str, int, int, int]], bad: BadData) -> Iterator[Episode]:
     for filename, first, stop, length in parts:
-        path, found = info.directory / filename, first
-        for record in read_records(path, first, None if stop == length else stop):
-            if record.number >= length:
-                raise DataError(f"{path} holds more than the {length} episodes that {INFO_FILE} says; {_MIXED}")
-            found += 1
-            yield decode_episode(record, info.features)
-        if found < stop:
-            raise DataError(f"{path} ends before record {found}, {INFO_FILE} says it holds {length} episodes; {_MIXED}")
+        path, found, before = info.directory / filename, first, len(bad.skipped)
+        for record in read_records(path, first, None if stop == length else stop, bad):
+            found = record.number + 1
+            if found > length:
+                says = f"the {length} episodes that {INFO_FILE} says"
+                bad.report(DataError(f"{path} holds more than {says}; {_MIXED}"))
+                break
+            try:
+                episode = decode_episode(record, info.features)
+            except DataError as error:
+                bad.report(error)
+            else:
+                yield episode
+        if found < stop and len(bad.skipped) == before:
+            says = f"{INFO_FILE} says it holds {length} episodes"
+            bad.report(DataError(f"{path} ends before record {found}, {says}; {_MIXED}"))
 
 
 _MIXED = "the files are from different versions or incomplete, fetch the data set again"

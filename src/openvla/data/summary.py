@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla.data.episode import Episode
-from openvla.data.features import Image, Leaf, Tensor
-from openvla.data.info import DatasetInfo
+from openvla.data.formats.detect import open_source
+from openvla.data.formats.source import Source
+from openvla.data.tfds.features import Image, Leaf, Tensor
 
 INSTRUCTION = "language_instruction"
 MAX_RANGED_DIM = 64
@@ -27,7 +28,7 @@ MAX_RANGED_DIM = 64
 class Summary:
     """The running account. lengths: steps per episode; ranges: step feature -> (minimum, maximum) per dimension."""
 
-    info: DatasetInfo
+    source: Source
     lengths: list[int] = field(default_factory=list[int])
     image_sizes: dict[str, Counter[str]] = field(default_factory=dict[str, "Counter[str]"])
     instructions: Counter[str] = field(default_factory=Counter[str])
@@ -45,7 +46,7 @@ class Summary:
         if INSTRUCTION in episode.steps:
             self.instructions.update(set(map(_text, episode.steps[INSTRUCTION])))
         for name, values in episode.steps.items():
-            if _has_ranges(self.info.features.steps[name], values):
+            if _has_ranges(self.source.features.steps[name], values):
                 self._widen(name, values.reshape(len(values), -1))
 
     def _widen(self, name: str, values: NDArray[Any]) -> None:
@@ -58,10 +59,10 @@ class Summary:
         """The summary as plain values."""
         lengths = np.asarray(self.lengths)
         return {
-            "name": self.info.name,
-            "version": self.info.version,
-            "directory": str(self.info.directory),
-            "splits": {name: split.num_episodes for name, split in self.info.splits.items()},
+            "name": self.source.name,
+            "version": self.source.version,
+            "directory": str(self.source.path),
+            "splits": dict(self.source.splits),
             "episodes": len(self.lengths),
             "steps": int(lengths.sum()),
             "episode_length": {
@@ -71,8 +72,8 @@ class Summary:
             }
             if len(lengths)
             else {},
-            "features": {name: _describe(leaf) for name, leaf in self.info.features.steps.items()},
-            "metadata": {name: _describe(leaf) for name, leaf in self.info.features.metadata.items()},
+            "features": {name: _describe(leaf) for name, leaf in self.source.features.steps.items()},
+            "metadata": {name: _describe(leaf) for name, leaf in self.source.features.metadata.items()},
             "image_sizes": {key: dict(sizes) for key, sizes in self.image_sizes.items()},
             "instructions": dict(self.instructions.most_common()),
             "ranges": {name: {"min": low.tolist(), "max": high.tolist()} for name, (low, high) in self.ranges.items()},
@@ -81,7 +82,7 @@ class Summary:
 
 def summarize(directory: str | Path, episodes: Iterable[Episode]) -> Summary:
     """The summary of `episodes`, which were read from the data set at `directory`."""
-    summary = Summary(DatasetInfo.load(directory))
+    summary = Summary(open_source(directory))
     for episode in episodes:
         summary.add(episode)
     return summary

@@ -1,0 +1,1 @@
+"""Do the actions of two data sets mean the same? In words."""

@@ -1,0 +1,1 @@
+"""From one format to another, and mended: checked, resumable, episode by episode."""

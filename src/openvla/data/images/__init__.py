@@ -1,0 +1,1 @@
+"""Encoded camera images to pixels, and their augmentation."""
