@@ -2,15 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,9 +16,10 @@ from openvla.errors import DataError, TrainingError, UsageError
 from openvla.model.checkpoint import load_checkpoint, save_checkpoint
 from openvla.train import loop
 from openvla.train.config import TrainConfig
+from openvla.train.data import load_batches, with_statistics
 from openvla.train.loop import prefetched, train
 from openvla.train.optim import learning_rate
-from openvla.train.setup import load_batches, starting_point, with_statistics
+from openvla.train.setup import starting_point
 
 Make = Callable[..., TrainConfig]
 
@@ -109,10 +106,11 @@ def test_steps_equal_those_of_a_plain_loop(config: Make) -> None:
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, fused=False)
     expected: list[float] = []
-    for step, batch in enumerate(prefetched(batches, 0, 5, torch.device("cpu"))):
+    for step, batch in enumerate(prefetched(batches, 0, 5)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, run)
-        loss = model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"], batch["labels"]).loss
+        pixels = np.stack([codec.images.normalize(list(row)) for row in batch["pixel_values"].numpy()])
+        loss = model(batch["input_ids"], torch.from_numpy(pixels), batch["attention_mask"], batch["labels"]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
@@ -137,27 +135,6 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(
     assert losses(broken.output) == losses(straight.output)
     ours, theirs = (load_file(run.output / "final" / "model.safetensors") for run in (broken, straight))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_a_random_moment_resumes_bit_for_bit(config: Make, tmp_path: Path) -> None:
-    straight = config(output=tmp_path / "straight", steps=40)
-    train(straight)
-    broken = dataclasses.replace(straight, output=tmp_path / "broken")
-    code = (
-        "import sys; from pathlib import Path; from openvla.train.config import TrainConfig;"
-        "from openvla.train.loop import train;"
-        f"train({dataclasses.replace(broken, resume=False)!r})"
-    ).replace("PosixPath", "Path")
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((broken.output / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (broken.output / "final").exists()
-    train(dataclasses.replace(broken, resume=True))
-    assert losses(broken.output) == losses(straight.output)
 
 
 def test_a_resumed_run_logs_the_same_lines_even_where_saving_and_logging_fall_apart(
@@ -186,9 +163,9 @@ def test_old_checkpoints_are_removed(config: Make) -> None:
     assert [path.name for path in (config().output / "checkpoints").iterdir()] == ["step-000006"]
 
 
-def test_a_checkpoint_that_is_not_finite_stops_before_a_weight_changes(config: Make, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_before_a_weight_changes(config: Make, tmp_path: Path) -> None:
     bad = starting_point(config())
-    bad.model.projector.fc1.weight.data[0, 0] = float("nan")
+    bad.model.language_model.lm_head.weight.data.fill_(3e38)
     save_checkpoint(tmp_path / "bad", bad)
     with pytest.raises(TrainingError, match=r"step 0: the loss is nan .* no weight was changed"):
         train(config(checkpoint=str(tmp_path / "bad")))
@@ -203,8 +180,22 @@ def test_an_output_in_use_is_refused(config: Make) -> None:
 
 def test_a_resumed_run_must_be_the_same_run(config: Make) -> None:
     train(config(steps=2))
-    with pytest.raises(TrainingError, match=r"learning_rate was 0.003 and is 0.1; give the same values"):
+    with pytest.raises(TrainingError, match=r"learning_rate was 0.003 and is 0.1; give the same .* or --force"):
         train(config(steps=2, learning_rate=0.1, resume=True))
+
+
+def test_a_forced_resume_goes_on_with_the_new_settings_and_says_what_changed(config: Make, caplog) -> None:
+    train(config(steps=2))
+    shutil.rmtree(config().output / "final")
+    assert train(config(steps=4, learning_rate=0.1, resume=True, force=True)).metrics["train/learning_rate"] == 0.1
+    assert "learning_rate was 0.003 and is 0.1" in caplog.text
+    assert json.loads((config().output / "run.json").read_text())["learning_rate"] == 0.1
+
+
+def test_no_force_turns_one_method_into_another(config: Make) -> None:
+    train(config(steps=2))
+    with pytest.raises(TrainingError, match=r"method was 'full' and is 'lora'; give the same values as before$"):
+        train(config(steps=2, method="lora", resume=True, force=True))
 
 
 def test_there_must_be_something_to_resume(config: Make) -> None:
@@ -225,9 +216,11 @@ def test_a_run_that_cannot_start_leaves_nothing_behind(config: Make) -> None:
     assert not config().output.exists()
 
 
-def test_a_damaged_state_is_named(config: Make) -> None:
+@pytest.mark.parametrize("part", ["progress.json", "state/.metadata", "state/__0_0.distcp"])
+def test_a_damaged_state_is_named(config: Make, part: str) -> None:
     train(config(steps=2))
-    (config().output / "checkpoints" / "step-000002" / "training.pt").write_bytes(b"nonsense")
+    path = config().output / "checkpoints" / "step-000002" / part
+    path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(
         TrainingError,
         match=r"cannot resume from .*step-000002: it is damaged, .*; remove it to resume from the one before",
@@ -237,12 +230,24 @@ def test_a_damaged_state_is_named(config: Make) -> None:
 
 def test_a_state_that_lacks_a_part_is_named(config: Make) -> None:
     train(config(steps=2))
-    path = config().output / "checkpoints" / "step-000002" / "training.pt"
-    state = torch.load(path, weights_only=True)
-    del state["unlogged"]
-    torch.save(state, path)
-    with pytest.raises(TrainingError, match=r"cannot resume from .*step-000002: it is damaged"):
+    path = config().output / "checkpoints" / "step-000002" / "progress.json"
+    progress = json.loads(path.read_text())
+    del progress["unlogged"]
+    path.write_text(json.dumps(progress))
+    with pytest.raises(TrainingError, match=r"cannot resume from .*step-000002: it is damaged, .*KeyError: 'unlogged'"):
         train(config(steps=2, resume=True))
+
+
+def test_a_run_resumed_from_other_weights_names_both_hashes(config: Make, tmp_path: Path) -> None:
+    start = starting_point(config())
+    save_checkpoint(tmp_path / "base", start)
+    run = config(steps=2, checkpoint=str(tmp_path / "base"), method="last-layer")
+    train(run)
+    shutil.rmtree(tmp_path / "base")
+    start.model.projector.fc1.weight.data += 1.0
+    save_checkpoint(tmp_path / "base", start)
+    with pytest.raises(TrainingError, match=r"trained from weights with the hash \w{12}, and those of .* have \w{12};"):
+        train(dataclasses.replace(run, resume=True))
 
 
 def test_a_run_may_be_moved_and_resumed(config: Make, tmp_path: Path) -> None:

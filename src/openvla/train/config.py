@@ -19,14 +19,39 @@ class TrainConfig:
     """Where the weights start: a directory, a shipped name, a hub id, or "preset:nano" for random weights."""
     dataset: str = "metaworld"
     """Name of the data set's record, which says how its steps become actions."""
-    method: Literal["full", "lora"] = "full"
-    """What is trained: every weight, or low-rank adapters on every linear layer."""
+    mixture: str | None = None
+    """Instead of one data set, a mixture's name, or data sets with weights: "bridge_orig=1.0,metaworld=0.5"; `data` is
+    then the directory that holds each of them under its name."""
+    on_bad: Literal["raise", "skip"] = "raise"
+    """What to do with a frame, episode or shard that cannot be used: stop, or leave it out and say so at the end."""
+    augment: bool = False
+    """Crop images and change their colours at random, as published; the crop is recorded for inference."""
+    fast_images: bool = False
+    """Decode stored JPEGs at a reduced scale: faster, and some 2 levels off the published pixels on average."""
+    workers: int = 2
+    """Threads that read and decode images ahead of the training."""
+    method: Literal["full", "frozen-vision", "last-layer", "sandwich", "lora", "qlora"] = "full"
+    """What is trained: every weight; all but the vision encoders; the vocabulary matrices and the last decoder layer;
+    these, vision encoders and projector; low-rank adapters on every linear layer; or these over a language model of
+    four bits a weight (NF4)."""
     rank: int = 32
-    """Rank of the LoRA adapters."""
+    """Rank of the adapters of LoRA and QLoRA."""
+    double_quantization: bool = False
+    """QLoRA: store the scales of the four-bit weights in eight bits; 0.4 bits a weight less."""
     steps: int = 1000
     """Optimiser steps in all."""
     batch_size: int = 16
-    """Examples per step."""
+    """Examples per step, of all processes together."""
+    accumulate: int = 1
+    """Parts in which each process works through its share of a step, one after the other; more need less memory."""
+    checkpoint_activations: bool = False
+    """Compute the decoder's activations twice instead of keeping them: slower by a quarter, much less memory."""
+    compile: bool = False
+    """Compile the layers (torch.compile): a slow first step, faster ones after it."""
+    shard: int = 0
+    """With torchrun: processes that share one copy of the model (FSDP); 0 is all, fewer make several copies (HSDP)."""
+    preflight_timeout_s: float = 120.0
+    """With torchrun: the longest wait for the other processes before the first step."""
     learning_rate: float = 5e-4
     """Peak learning rate. Published: 2e-5 for full, 5e-4 for LoRA."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -57,3 +82,5 @@ class TrainConfig:
     """Steps between log lines."""
     resume: bool = False
     """Continue from the newest checkpoint of `output`."""
+    force: bool = False
+    """Resume with other settings than the run began with."""

@@ -10,7 +10,8 @@ from openvla.codec.codec import Codec
 from openvla.codec.prompt import PROMPTS, Prompt
 from openvla.codec.published import images_of
 from openvla.codec.tokenizer import SPACE, train_tokenizer
-from openvla.data.oxe import DATASETS
+from openvla.data.registry.find import find_record
+from openvla.data.registry.record import DataRecord
 from openvla.errors import UsageError, lookup
 from openvla.model.checkpoint import Checkpoint, new_checkpoint
 from openvla.model.presets import NANO_VOCAB, PRESETS
@@ -34,12 +35,12 @@ thermos tomato towel toy tray window
 """What robots are told, in single words; other words are spelled in pieces."""
 
 
-def fresh_checkpoint(name: str, dataset: str, seed: int) -> Checkpoint:
+def fresh_checkpoint(name: str, dataset: str | DataRecord, seed: int) -> Checkpoint:
     """An untrained model of the preset `name`, acting as the data set `dataset` does; weights drawn from `seed`.
 
     Raises UsageError for an unknown preset or data set, and for presets too large to start from random weights.
     """
-    preset, record = lookup(name, PRESETS, "preset"), lookup(dataset, DATASETS, "data set")
+    preset, record = lookup(name, PRESETS, "preset"), find_record(dataset)
     if preset.model.decoder.vocab_size != NANO_VOCAB + 64:
         raise UsageError(
             f"preset {name!r} needs the tokenizer of its language model; fine-tune a checkpoint of it instead"
@@ -57,6 +58,7 @@ def fresh_checkpoint(name: str, dataset: str, seed: int) -> Checkpoint:
         prompt=prompt,
         tokenizer=tokenizer,
         action=record.action,
+        image_pipeline="training",
         suffix_token_id=tokenizer.token_to_id(SPACE),
         pad_token_id=NANO_VOCAB,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,6 @@ from torch import Tensor
 from openvla.codec.codec import Codec
 from openvla.errors import TrainingError, require
 from openvla.files import write_text
-from openvla.model.prismatic import OpenVLA
-
-GRADIENT_PASSES = 3
-"""Forward passes that a training step costs: its own, and the backward pass, which costs two."""
 
 
 def action_metrics(
@@ -48,9 +44,10 @@ def action_metrics(
     }
 
 
-def average(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each name over `rows`, which all have the same names."""
-    return {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else ())}
+def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name over those of `rows` that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
 class MetricLog:
@@ -99,9 +96,14 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 class Window:
     """Metrics since the last log line: means of what steps report, and the pace."""
 
-    def __init__(self, model: OpenVLA, matmul_flops_per_s: float, rows: list[dict[str, float]]) -> None:
-        """rows: what the steps of the window reported before the run was interrupted."""
-        self._model, self._rate = model, matmul_flops_per_s
+    def __init__(
+        self, flops: Callable[[int], float], matmul_flops_per_s: float, processes: int, rows: list[dict[str, float]]
+    ) -> None:
+        """flops: of a training step per example, by its number of ids. processes: each takes as many examples.
+
+        rows: what the steps of the window reported before the run was interrupted.
+        """
+        self._step_flops, self._rate, self._processes = flops, matmul_flops_per_s, processes
         self._open(rows)
 
     def timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
@@ -115,16 +117,16 @@ class Window:
             yield batch
 
     def add(self, row: dict[str, float], shape: torch.Size) -> None:
-        """Count one step over ids of `shape` (B, T)."""
+        """Count one step over ids of `shape` (B, T) in this process."""
         self.rows.append(row)
         self._examples += shape[0]
-        self._flops += GRADIENT_PASSES * shape[0] * self._model.forward_flops(shape[1])
+        self._flops += shape[0] * self._step_flops(shape[1])
 
     def take(self) -> dict[str, float]:
         """The metrics of the window, which starts anew."""
         elapsed = time.perf_counter() - self._start
         values = {f"train/{name}": value for name, value in average(self.rows).items()} | {
-            "perf/samples_per_s": self._examples / elapsed,
+            "perf/samples_per_s": self._processes * self._examples / elapsed,
             "perf/mfu": self._flops / elapsed / self._rate,
             "perf/data_wait_fraction": self._wait_s / elapsed,
         }

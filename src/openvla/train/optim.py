@@ -6,6 +6,7 @@ Source: Loshchilov and Hutter 2019 (AdamW, algorithm 2); Kim et al. 2024, sectio
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,9 +14,8 @@ from torch import nn
 from openvla.train.config import TrainConfig
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what is trainable, in the order of `named_parameters`; only matrices decay."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def make_optimizer(trainable: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over `trainable`; only matrices decay."""
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},

@@ -1,135 +1,152 @@
-"""All that must survive a crash: weights, optimiser, position. A saved step is complete or absent.
+"""All that must survive a crash: weights, optimiser, random state, position. A saved step is complete or absent.
 
-checkpoints/step-000500/ training.pt            optimiser, step, random state
-                         weights/ or adapter/   a checkpoint directory, or a peft adapter
+checkpoints/step-000500/ progress.json    step, hash of the weights the run began with, metrics not logged yet
+                         state/           what is trained and its optimiser, of all processes; any number can read it
+                         adapter/         of LoRA and QLoRA: the adapter as peft has it
+                         codec.json, ...  the codec
+
+Weights that stay as they are lie in the checkpoint that the run began with, and are not saved again. The data's
+position is the step.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
 
+from openvla.codec.codec import Codec
 from openvla.errors import TrainingError, require
-from openvla.files import new_directory, read_json, write_text
-from openvla.model.checkpoint import Checkpoint, save_checkpoint
-from openvla.model.weights import read_weights
+from openvla.files import read_json, write_text
+from openvla.model.adapters import BASE_WEIGHTS
 from openvla.train.config import TrainConfig
+from openvla.train.methods import ADAPTERS
+from openvla.train.parallel import whole_state
+from openvla.train.saver import STATE, Saver, leftovers, reason, saved_steps
+from openvla.train.world import World
 
-RUN = "run.json"
-FREE_TO_CHANGE = ("output", "device", "resume", "log_every", "keep")
+PROGRESS = "progress.json"
+MODEL, OPTIMIZER, RANDOM = "model.", "optimizer.", "random."
+"""How the names of stored tensors begin."""
+
+Rows = list[dict[str, float]]
 
 
-def check_output(config: TrainConfig) -> None:
-    """See that `output` is free, or that the run to resume there is this one.
+@dataclass(frozen=True)
+class Trained:
+    """What a run changes.
 
-    Raises TrainingError for a directory in use, and for a resumed run whose configuration differs, showing how.
+    base: hash of the weights it began with, before anything was quantised or trained.
+    parameters: what is trained, by name, as it was before the first forward pass, which swaps slices for wholes.
     """
-    if not config.resume:
-        if config.output.exists() and not (config.output.is_dir() and not any(config.output.iterdir())):
+
+    config: TrainConfig
+    world: World
+    base: str
+    codec: Codec
+    module: nn.Module
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    def save(self, saver: Saver, step: int, unlogged: Rows) -> None:
+        """Begin to write the state after `step` steps.
+
+        unlogged: metrics of the steps since the last log line, so that the next line is the same after a resume.
+        """
+        adapters = whole_state(self.parameters) if self.config.method in ADAPTERS else None
+        progress = {"step": step, "base": self.base, "world": self.world.size, "unlogged": list(unlogged)}
+
+        def documents(place: Path) -> None:
+            self.codec.save(place)
+            if adapters is not None:
+                save_adapter(self.module, adapters, self.config, self.base, place / "adapter")
+            write_text(place / PROGRESS, json.dumps(progress) + "\n", TrainingError)
+
+        saver.save(step, self._tensors(), documents)
+
+    def restore(self) -> tuple[int, Rows]:
+        """Load the newest saved state, if there is one; returns its step (or 0) and `unlogged`.
+
+        Raises TrainingError for a state that is damaged, of another model, or trained from other weights.
+        """
+        self.world.on_first(lambda: [shutil.rmtree(path) for path in leftovers(self.config.output)])
+        steps = self.world.on_first(lambda: saved_steps(self.config.output))
+        if not steps:
+            return 0, []
+        place = steps[-1][1]
+        try:
+            progress: Any = read_json(place / PROGRESS, TrainingError, "restore it")
+            step, unlogged, base = int(progress["step"]), progress["unlogged"], progress["base"]
+            if base == self.base:
+                self._load(place / STATE)
+        except (Exception, CheckpointException) as error:
             raise TrainingError(
-                f"{config.output} is not empty; resume that run with --resume, or choose another output"
+                f"cannot resume from {place}: it is damaged, or of another model ({type(error).__name__}: "
+                f"{reason(error)}); remove it to resume from the one before"
+            ) from error
+        if base != self.base:
+            raise TrainingError(
+                f"cannot resume from {place}: it was trained from weights with the hash {base[:12]}, and those of "
+                f"{self.config.checkpoint} have {self.base[:12]}; give the checkpoint that the run began with"
             )
-        return
-    if not (config.output / RUN).is_file():
-        raise TrainingError(f"cannot resume {config.output}: there is no {RUN} in it; start the run without --resume")
-    theirs: Any = read_json(config.output / RUN, TrainingError, "restore it, or start a new run")
-    changed = [
-        f"{name} was {theirs.get(name)!r} and is {value!r}"
-        for name, value in _plain(config).items()
-        if name not in FREE_TO_CHANGE and theirs.get(name) != value
-    ]
-    if changed:
-        raise TrainingError(f"cannot resume {config.output}: {'; '.join(changed)}; give the same values as before")
+        return step, unlogged
 
-
-def begin(config: TrainConfig) -> None:
-    """Make the output directory and write run.json. Raises TrainingError where that cannot be done."""
-    try:
-        config.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(
-            f"cannot create {config.output}: {error.strerror or error}; choose another output"
-        ) from error
-    write_text(config.output / RUN, json.dumps(_plain(config), indent=2) + "\n", TrainingError)
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON has it."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
-def saved_steps(output: Path) -> list[tuple[int, Path]]:
-    """(step, directory) of every complete checkpoint, oldest first."""
-    found = [(int(path.name.removeprefix("step-")), path) for path in (output / "checkpoints").glob("step-*")]
-    return sorted(found)
-
-
-def save(
-    config: TrainConfig,
-    step: int,
-    checkpoint: Checkpoint,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    unlogged: list[dict[str, float]],
-) -> None:
-    """Write the state after `step` steps and remove the oldest beyond `config.keep`.
-
-    unlogged: metrics of the steps since the last log line, so that the next line is the same after a resume.
-    """
-    target = config.output / "checkpoints" / f"step-{step:06d}"
-    if target.exists():
-        return
-    with new_directory(target, TrainingError) as place:
-        if config.method == "lora":
-            _save_adapter(module, place / "adapter")
-        else:
-            save_checkpoint(place / "weights", checkpoint)
-        state = {
-            "step": step,
-            "optimizer": optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "unlogged": unlogged,
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
+        optimizer = {
+            f"{key}.{names[parameter]}": value
+            for parameter, held in self.optimizer.state.items()
+            for key, value in held.items()
         }
-        torch.save(state, place / "training.pt")
-    for _, old in saved_steps(config.output)[: -config.keep]:
-        shutil.rmtree(old)
+        return {
+            "model": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "optimizer": optimizer,
+            "random": {str(self.world.rank): torch.get_rng_state()},
+        }
+
+    def _load(self, place: Path) -> None:
+        reader, parameters = FileSystemReader(place), self.parameters
+        stored: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
+        wanted: dict[str, Tensor] = {MODEL + name: parameter.detach() for name, parameter in parameters.items()}
+        odd = {name for name in stored if name.startswith(MODEL)} ^ set(wanted)
+        if odd:
+            raise TrainingError(f"{min(odd)!r} is in one of the two only")
+        optimizer: dict[str, dict[str, Tensor]] = {}
+        for key in stored:
+            if key.startswith(OPTIMIZER):
+                kind, _, name = key.removeprefix(OPTIMIZER).partition(".")
+                like = parameters[name].detach()
+                empty = torch.zeros((), device=self.world.device) if kind == "step" else torch.zeros_like(like)
+                wanted[key] = optimizer.setdefault(name, {})[kind] = empty
+        random = f"{RANDOM}{self.world.rank}"
+        if random in stored:  # else there are more processes than before
+            wanted[random] = torch.empty_like(torch.get_rng_state())
+        load(wanted, storage_reader=reader)
+        for name, held in optimizer.items():
+            self.optimizer.state[parameters[name]] = held
+        if random in stored:
+            torch.set_rng_state(wanted[random])
 
 
-def restore(
-    config: TrainConfig, checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[dict[str, float]]]:
-    """Load the newest saved state, if there is one, into the run's parts; returns its step (or 0) and `unlogged`."""
-    for leftover in (*config.output.glob(".final.*.tmp"), *config.output.glob("checkpoints/.step-*.tmp")):
-        shutil.rmtree(leftover)
-    steps = saved_steps(config.output)
-    if not steps:
-        return 0, []
-    _, place = steps[-1]
-    try:
-        state: dict[str, Any] = torch.load(place / "training.pt", weights_only=True)
-        if config.method == "lora":
-            weights = load_file(place / "adapter" / "adapter_model.safetensors")
-            require("peft", "train").set_peft_model_state_dict(module, weights)
-        else:
-            model = checkpoint.model
-            model.load_state_dict(read_weights(place / "weights", model.state_dict()))
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        return int(state["step"]), state["unlogged"]
-    except Exception as error:
-        raise TrainingError(
-            f"cannot resume from {place}: it is damaged, or of another model ({type(error).__name__}); remove it to "
-            "resume from the one before"
-        ) from error
+def save_adapter(module: nn.Module, tensors: dict[str, Tensor], config: TrainConfig, base: str, place: Path) -> None:
+    """Write a peft directory: adapter_config.json, adapter_model.safetensors, and the hash of the base beside them."""
+    peft = require("peft", "train")
+    from safetensors.torch import save_file
 
-
-def _save_adapter(module: Any, place: Path) -> None:
-    module.save_pretrained(place, save_embedding_layers=False)
-    (place / "README.md").unlink(missing_ok=True)
+    described: Any = module.peft_config
+    described = peft.LoraConfig(**{**described["default"].to_dict(), "inference_mode": True})
+    described.base_model_name_or_path = config.checkpoint
+    place.mkdir()
+    described.save_pretrained(place)
+    named = {name.replace(".default.weight", ".weight"): tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(named, place / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_text(place / BASE_WEIGHTS, json.dumps({"sample": base}) + "\n", TrainingError)

@@ -1,0 +1,81 @@
+"""How many parameters a model has and a method trains, counted without allocating any of them.
+
+The layers of a stack are alike except for the last, which some methods train alone; so the model is built with stacks
+of two on the meta device, and what the first layer holds counts for all but the last.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from openvla.errors import lookup
+from openvla.model.prismatic import ModelConfig, OpenVLA
+from openvla.nn.meta import on_meta
+from openvla.train.methods import ADAPTERS, PARTS, adapted_layers, adapter_size, check_rank, mark
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters of one name, in every layer of a stack.
+
+    part: the name, without the layer that holds both layers and embedding. trained: they get a gradient.
+    matrix: of a linear layer, rather than a norm, a bias or a table.
+    """
+
+    part: str
+    count: int
+    trained: bool
+    matrix: bool
+
+
+@dataclass(frozen=True)
+class Census:
+    """The parameters of a model under one method, adapters included."""
+
+    groups: tuple[Group, ...]
+
+    def count(self, part: str = "", trained: bool | None = None, matrix: bool | None = None) -> int:
+        """Parameters of a part, such as "projector" or "language_model.layers", or of all."""
+        return sum(
+            group.count
+            for group in self.groups
+            if group.part.startswith(part) and trained in (None, group.trained) and matrix in (None, group.matrix)
+        )
+
+
+def census(config: ModelConfig, method: str, rank: int) -> Census:
+    """Count. Raises UsageError for an unknown method and, where it has adapters, for a rank below 1."""
+    lookup(method, dict.fromkeys([*PARTS, *ADAPTERS]), "method")
+    with on_meta():
+        model = OpenVLA(_shortened(config))
+    mark(model, method)
+    layers = adapted_layers(model)
+    groups: list[Group] = []
+    for name, parameter in model.named_parameters():
+        matrix = name.endswith(".weight") and name.removesuffix(".weight") in layers
+        count = parameter.numel() * _repeats(name, config)
+        part = name.replace("language_model.model.", "language_model.")
+        groups.append(Group(part, count, parameter.requires_grad, matrix))
+    if method in ADAPTERS:
+        check_rank(rank)
+        added = sum(adapter_size(layer, rank) * _repeats(name, config) for name, layer in layers.items())
+        groups.append(Group("adapters", added, trained=True, matrix=True))
+    return Census(tuple(groups))
+
+
+def _shortened(config: ModelConfig) -> ModelConfig:
+    return replace(
+        config,
+        encoders=tuple(replace(encoder, depth=2) for encoder in config.encoders),
+        decoder=replace(config.decoder, num_hidden_layers=min(2, config.decoder.num_hidden_layers)),
+    )
+
+
+def _repeats(name: str, config: ModelConfig) -> int:
+    """How many parameters or layers of the whole model the one called `name` stands for."""
+    if not re.search(r"\.(blocks|layers)\.0\.", name):
+        return 1
+    if name.startswith("language_model."):
+        return max(1, config.decoder.num_hidden_layers - 1)
+    return config.encoders["fused_featurizer" in name].depth - 1
