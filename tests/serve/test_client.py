@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from serving import Bright, running
 
 from openvla.errors import ServerError, UsageError
 from openvla.serve.client import RemotePolicy
@@ -172,4 +174,91 @@ def test_a_timeout_is_positive(timeout_s: float) -> None:
 
 def test_the_client_needs_no_torch() -> None:
     code = "import sys; from openvla import RemotePolicy; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_server_of_ours_says_what_its_actions_mean(tmp_path: Path) -> None:
+    with running(Bright(chunk=2), audit=tmp_path / "audit") as ours:
+        for url in (ours.url, ours.url.replace("http", "ws")):
+            policy = RemotePolicy(url, robot="arm")
+            assert isinstance(policy, Policy)
+            assert policy.spec.names == ("x", "y", "gripper")
+            action = policy.act(OBSERVATION)
+            assert action.values.shape == (2, 3)
+            assert action.confidence is not None
+            assert action.tokens is not None
+            assert {"server/queue", "total"} <= set(action.timing_ms)
+            policy.close()
+            assert policy.act(OBSERVATION).values.shape == (2, 3)
+            policy.close()
+
+
+def test_a_socket_carries_all_cameras_and_the_robots_state(tmp_path: Path) -> None:
+    acting = Bright()
+    seen = Observation(OBSERVATION.image, "go", {"wrist": OBSERVATION.image[:2]}, np.array([1.0, 2.0]))
+    with running(acting, audit=tmp_path / "audit") as ours:
+        policy = RemotePolicy(ours.url.replace("http", "ws"))
+        policy.act(seen)
+        policy.close()
+    assert acting.seen[-1].extra_images["wrist"].shape == (2, 4, 3)
+    assert acting.seen[-1].proprio is not None
+    assert acting.seen[-1].proprio.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+def test_a_key_is_sent_and_a_wrong_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("OPENVLA_API_KEY", "right")
+    with running(audit=tmp_path / "audit") as ours:
+        url = ours.url.replace("http", scheme)
+        policy = RemotePolicy(url, api_key="right")
+        assert policy.act(OBSERVATION).values.shape == (1, 3)
+        policy.close()
+        with pytest.raises(ServerError, match="status 401: a valid key is needed"):
+            RemotePolicy(url, api_key="wrong").act(OBSERVATION)
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+def test_a_server_that_comes_back_is_found_again(tmp_path: Path, scheme: str) -> None:
+    with running(audit=tmp_path / "audit") as ours:
+        policy = RemotePolicy(ours.url.replace("http", scheme), retries=8)
+        policy.act(OBSERVATION)
+        port = ours.port
+    with pytest.raises(ServerError, match="no answer from the policy server"):
+        RemotePolicy(f"{scheme}://127.0.0.1:{port}").act(OBSERVATION)
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(policy.act(OBSERVATION)))
+    asking.start()
+    time.sleep(0.2)
+    with running(port=port, audit=tmp_path / "audit"):
+        asking.join(10)
+        policy.close()
+    assert answers
+
+
+def test_a_refusal_over_a_socket_is_one_sentence(tmp_path: Path) -> None:
+    with running(audit=tmp_path / "audit") as ours:
+        policy = RemotePolicy(ours.url.replace("http", "ws"), statistics="moon")
+        with pytest.raises(
+            ServerError, match=r"refused the request: unknown statistics 'moon'; the checkpoint has none"
+        ):
+            policy.act(OBSERVATION)
+        policy.close()
+
+
+def test_retries_are_a_number_from_zero() -> None:
+    with pytest.raises(UsageError, match="retries is -1; give a number from 0"):
+        RemotePolicy("http://127.0.0.1:1", retries=-1)
+
+
+def test_the_client_needs_numpy_and_nothing_else() -> None:
+    code = """
+import sys
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in 'torch PIL starlette uvicorn tokenizers tyro prometheus_client'.split():
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Only())
+from openvla import RemotePolicy, Observation
+RemotePolicy('http://127.0.0.1:1'), RemotePolicy('ws://127.0.0.1:1')
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,151 +1,148 @@
-"""A policy that lives on another machine: asks a server of the published `POST /act` protocol for every action.
+"""A policy that lives on another machine: every action is asked of a server, over HTTP or a WebSocket.
 
-The protocol carries one image and the instruction; further cameras and proprioception are not sent. It has no session:
-every request stands alone, and a restarted server is simply found again. A published server reports any failure
-as the JSON string "error" with status 200; other servers send {"error": sentence}. Both raise here.
+An address with http:// speaks the published `POST /act`; each request stands alone. One with ws:// speaks openpi's
+protocol over a connection that is kept, sends further cameras and proprioception too, and needs the packages of the
+extra `client`. Servers of this package say what their actions mean; others are taken to follow the published 7-D
+convention. Needs numpy, and neither torch nor anything else of the package.
 """
 
 from __future__ import annotations
 
-import http.client
+import random
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla.errors import InputError, ServerError, UsageError
-from openvla.serve import wire
+from openvla.errors import ServerError, UsageError
+from openvla.serve.link import HttpLink, Link, LostConnection, Overloaded, SocketLink
 from openvla.spec import Action, ActionSpec, Observation, conventional_spec
 
-LONGEST_ANSWER = 1 << 24
-"""Bytes read of one answer, far above any action chunk: something that sends without end does not fill the memory."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class RemotePolicy:
-    """`Policy` over HTTP.
+    """`Policy` over the network.
 
-    url: of the server, "http://host:8000", with or without "/act".
-    spec: what the server's actions mean; None takes the 7-D convention of published checkpoints.
+    url: of the server: "http://host:8000", with or without "/act"; or "ws://host:8000"; https and wss likewise.
+    spec: what the server's actions mean; None asks the server, and takes the 7-D convention where it cannot say.
     statistics: the `unnorm_key` to send, needed where the server's checkpoint has several.
-    timeout_s: longest wait for one answer.
+    api_key: sent as authorisation, where the server wants one. robot: a name for this robot, for servers of many.
+    timeout_s: longest wait for one action, further attempts included.
+    retries: further attempts, after a growing pause, where the connection is lost or the server is overloaded.
 
-    Raises UsageError for a URL that is not http(s) and a timeout that is not positive.
+    Raises UsageError for a URL of another kind and numbers out of range.
     """
 
     def __init__(
-        self, url: str, *, spec: ActionSpec | None = None, statistics: str | None = None, timeout_s: float = 10.0
+        self,
+        url: str,
+        *,
+        spec: ActionSpec | None = None,
+        statistics: str | None = None,
+        api_key: str | None = None,
+        robot: str | None = None,
+        timeout_s: float = 10.0,
+        retries: int = 0,
     ) -> None:
-        if not _is_http(url):
-            raise UsageError(f"{url!r} is not the address of a policy server; write it as http://host:8000")
+        scheme = _scheme(url)
+        if scheme not in ("http", "https", "ws", "wss"):
+            raise UsageError(
+                f"{url!r} is not the address of a policy server; write it as http://host:8000 or ws://host:8000"
+            )
         if not timeout_s > 0:
             raise UsageError(f"timeout_s is {timeout_s}; it must be positive")
-        self.url = url.rstrip("/").removesuffix("/act") + "/act"
+        if retries < 0:
+            raise UsageError(f"retries is {retries}; give a number from 0")
+        self._link: Link = (HttpLink if scheme.startswith("http") else SocketLink)(url, api_key)
+        self.url = self._link.url
         self.statistics = statistics
         self.timeout_s = timeout_s
-        self._spec = conventional_spec(7) if spec is None else spec
-        # Policy servers stand in the lab's own network; the system's web proxy has no route to them.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self.retries = retries
+        self._robot = robot
+        self._spec = spec
 
     @property
     def spec(self) -> ActionSpec:
-        """What the actions mean."""
+        """What the actions mean. Asks the server on first use; raises ServerError if it cannot be reached."""
+        if self._spec is None:
+            self._spec = self._link.spec(self.timeout_s) or conventional_spec(7)
         return self._spec
 
     def act(self, observation: Observation) -> Action:
         """The server's action for one observation; `timing_ms` holds the round trip as "total".
 
-        Raises ServerError if the server cannot be reached in time, reports an error, or answers what fits no `spec`.
+        Raises ServerError if the server cannot be reached in time, refuses, or answers what fits no `spec`.
         """
-        start = time.perf_counter()
-        message: dict[str, object] = {"image": observation.image, "instruction": observation.instruction}
-        if self.statistics is not None:
-            message["unnorm_key"] = self.statistics
-        values = self._values(self._post(wire.dumps(message)))
-        return Action(values, timing_ms={"total": (time.perf_counter() - start) * 1e3})
+        start = time.monotonic()
+        end, pause_s = start + self.timeout_s, FIRST_PAUSE_S
+        message = self._message(observation)
+        for attempt in range(self.retries + 1):
+            try:
+                answer = self._link.ask(message, max(1e-3, end - time.monotonic()))
+                return self._action(answer, 1e3 * (time.monotonic() - start))
+            except (LostConnection, Overloaded) as error:
+                pause_s = max(pause_s, getattr(error, "retry_after_s", 0.0) if isinstance(error, Overloaded) else 0.0)
+                if attempt == self.retries or time.monotonic() + pause_s > end:
+                    raise
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # so that robots that lost one server do not return as one
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+        raise AssertionError("the last attempt returns or raises")
 
     def act_batch(self, observations: Sequence[Observation]) -> list[Action]:
         """One action per observation, asked for one after the other."""
         return [self.act(observation) for observation in observations]
 
     def reset(self) -> None:
-        """Nothing to forget: the server keeps no episode."""
+        """Nothing to forget: what the server keeps of a robot is for its safety."""
 
-    def _post(self, body: bytes) -> Any:
-        """The decoded answer to `body`."""
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
-        try:
-            with self._opener.open(request, timeout=self.timeout_s) as reply:
-                return self._loads(reply.read(LONGEST_ANSWER))
-        except urllib.error.HTTPError as error:
-            raise ServerError(self._refusal(error)) from error
-        except TimeoutError as error:
-            raise ServerError(self._too_slow()) from error
-        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
-                raise ServerError(self._too_slow()) from error
-            raise ServerError(
-                f"no answer from the policy server at {self.url} ({reason}); check that it runs and listens there"
-            ) from error
+    def close(self) -> None:
+        """Close the connection; the next question opens it again."""
+        self._link.close()
 
-    def _loads(self, data: bytes) -> Any:
-        try:
-            return wire.loads(data)
-        except InputError as error:
-            raise ServerError(
-                f"the answer of {self.url} is no message of the /act protocol: {error}; is it a policy server?"
-            ) from error
+    def _message(self, observation: Observation) -> dict[str, object]:
+        message: dict[str, object] = {"image": observation.image, "instruction": observation.instruction}
+        if self.statistics is not None:
+            message["unnorm_key"] = self.statistics
+        if self._robot is not None:
+            message["robot"] = self._robot
+        if isinstance(self._link, SocketLink):
+            if observation.extra_images:
+                message["extra_images"] = dict(observation.extra_images)
+            if observation.proprio is not None:
+                message["proprio"] = observation.proprio
+        return message
 
-    def _refusal(self, error: urllib.error.HTTPError) -> str:
-        """The sentence for an HTTP status of 400 and above, with the server's own words where it sent some."""
-        try:
-            answer = wire.loads(error.read(LONGEST_ANSWER))
-        except (InputError, OSError, http.client.HTTPException):
-            answer = None
-        said = cast("Mapping[str, object]", answer).get("error") if isinstance(answer, Mapping) else None
-        return (
-            f"the policy server at {self.url} refused the request with status {error.code}: {said or error.reason}; "
-            "correct the request, or see the server's log"
-        )
-
-    def _too_slow(self) -> str:
-        return (
-            f"no answer from the policy server at {self.url} in {self.timeout_s} s; check its load or raise timeout_s"
-        )
-
-    def _values(self, answer: Any) -> NDArray[np.float64]:
-        """float64 (chunk, dim) of a decoded answer: an array, a list, or either as JSON within a string."""
-        if isinstance(answer, str) and answer != "error":
-            answer = self._loads(answer.encode())
-        if isinstance(answer, str):
-            raise ServerError(
-                f"the policy server at {self.url} answered {answer!r} and gives no reason; see its log, and check that "
-                f"the statistics asked for, {self.statistics!r}, are among its checkpoint's"
-            )
-        if isinstance(answer, Mapping):
-            said = cast("Mapping[str, object]", answer).get("error", "an object without actions")
+    def _action(self, answer: Any, total_ms: float) -> Action:
+        """The action in a decoded answer: an array, a list, or an object with the details."""
+        details = cast("Mapping[str, Any]", answer) if isinstance(answer, Mapping) else {"values": answer}
+        values = _numbers(details.get("values", details.get("actions")))
+        if values is None and "values" not in details and "actions" not in details:
+            said = details.get("error", "an object without actions")
             raise ServerError(f"the policy server at {self.url} answered: {said}; correct the request or see its log")
-        values = _numbers(answer)
-        if values is None or values.ndim not in (1, 2) or values.shape[-1] != self.spec.dim:
-            shown = repr(answer)[:80] if values is None else f"values of shape {values.shape}"
+        if values is None or values.ndim not in (1, 2) or not len(values) or values.shape[-1] != self.spec.dim:
+            shown = f"values of shape {values.shape}" if values is not None else repr(answer)[:80]
             raise ServerError(
                 f"the policy server at {self.url} answered {shown}, but the actions of this policy have the shape "
                 f"(chunk, {self.spec.dim}); pass the spec of its actions to RemotePolicy, or fix the server"
             )
-        return np.atleast_2d(values)
+        values = np.atleast_2d(values)
+        tokens, confidence = _like(values, details.get("tokens")), _like(values, details.get("confidence"))
+        return Action(
+            values, None if tokens is None else tokens.astype(np.int64), confidence, _timing(details, total_ms)
+        )
 
 
-def _is_http(url: str) -> bool:
+def _scheme(url: str) -> str:
+    """The scheme of a URL that also names a host, else ""."""
     try:
-        parts = urllib.parse.urlsplit(url)
+        parts = urlsplit(url)
     except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
+        return ""
+    return parts.scheme if parts.netloc else ""
 
 
 def _numbers(answer: object) -> NDArray[np.float64] | None:
@@ -155,3 +152,21 @@ def _numbers(answer: object) -> NDArray[np.float64] | None:
     except (TypeError, ValueError):
         return None
     return values if np.isfinite(values).all() else None
+
+
+def _like(values: NDArray[np.float64], extra: object) -> NDArray[np.float64] | None:
+    """`extra` as an array of the shape of `values`, or None if it is none."""
+    found = None if extra is None else _numbers(extra)
+    return found if found is not None and found.shape == values.shape else None
+
+
+def _timing(details: Mapping[str, Any], total_ms: float) -> dict[str, float]:
+    """The server's own times under "server/...", and the round trip as "total"."""
+    given: object = details.get("timing_ms", details.get("server_timing"))
+    server = cast("Mapping[str, object]", given) if isinstance(given, Mapping) else {}
+    found = {
+        f"server/{str(name).removeprefix('server/').removesuffix('_ms')}": float(value)
+        for name, value in server.items()
+        if isinstance(value, int | float)
+    }
+    return found | {"total": total_ms}
