@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -10,6 +11,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Must precede the first import of the package: in tests the shapes in its signatures are checked at every call.
 jaxtyping.install_import_hook(["openvla.nn", "openvla.model", "openvla.infer"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache directory of the session's own, so that no test finds or leaves an index in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("cache")
+        patch.setenv("OPENVLA_CACHE", str(place))
+        yield place
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 
 class OpenVLAError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose. exit_code: of the command that it ends."""
+
+    exit_code = 2
 
 
 class UsageError(OpenVLAError):
@@ -37,6 +39,12 @@ class DataError(OpenVLAError):
 
 class TrainingError(OpenVLAError):
     """A run that cannot start, continue or resume."""
+
+
+class StoppedError(OpenVLAError):
+    """A run that was asked to end (SIGTERM), and did so with its state saved."""
+
+    exit_code = 143  # 128 + SIGTERM, as schedulers expect
 
 
 class SimulatorError(OpenVLAError):

@@ -57,7 +57,7 @@ def test_generate_records_every_task_and_counts_what_it_dropped(recordings, caps
         "dropped": {"door-open": 1, "door-close": 1},
         "seed": 5,
     }
-    assert recordings[0].settings == {"seed": 5, "noise": 0.2, "image_size": IMAGE_SIZE, "workers": 1}
+    assert recordings[0].settings == {"seed": 5, "noise": 0.2, "image_size": IMAGE_SIZE, "workers": 1, "gain": 1.0}
     episodes = list(read_episodes(tmp_path / "d"))
     assert [episode.metadata["task"] for episode in episodes] == ["door-open"] * 3 + ["door-close"] * 3
     assert episodes[0].steps["language_instruction"][0] == "do door-open"
@@ -146,7 +146,7 @@ def test_stats_read_as_text(capsys, dataset) -> None:
 @pytest.mark.parametrize("verb", ["stats", "inspect"])
 def test_a_directory_without_a_data_set_is_one_sentence(capsys, tmp_path: Path, verb: str) -> None:
     assert main(["data", verb, str(tmp_path)]) == 2
-    assert "is no RLDS data set" in capsys.readouterr().err
+    assert "data set: no dataset_info.json" in capsys.readouterr().err
     assert main(["data", verb, str(tmp_path / "none")]) == 2
     assert "there is no directory" in capsys.readouterr().err
 

@@ -97,3 +97,20 @@ def test_bad_usage_is_one_sentence(policies, capsys, line, sentence) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert sentence in err
+
+
+@pytest.mark.parametrize("line", ["", "--checkpoint c --server http://127.0.0.1:1"])
+def test_either_a_checkpoint_or_a_server_is_evaluated(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", *line.split()]) == 2
+    assert "name what to evaluate: either --checkpoint, or --server" in capsys.readouterr().err
+
+
+def test_a_server_is_asked_with_the_key_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openvla.cli.evaluate import Options, policy_factory
+    from openvla.serve.client import RemotePolicy
+
+    monkeypatch.setenv("OPENVLA_API_KEY", "k")
+    factory = policy_factory(Options(server="http://127.0.0.1:1", statistics="toy"))
+    policy = pickle.loads(pickle.dumps(factory))()
+    assert isinstance(policy, RemotePolicy)
+    assert policy.statistics == "toy"

@@ -116,8 +116,8 @@ def test_an_interrupt_is_quiet_and_130(play, capsys) -> None:
     ("line", "sentence"),
     [
         ("", "a verb is missing; `openvla --help` lists them"),
-        ("predct", "unknown verb 'predct'; did you mean 'predict'? (`openvla --help` lists the verbs)"),
-        ("data", "`openvla data` needs one more word: generate, inspect, stats"),
+        ("predit", "unknown verb 'predit'; did you mean 'predict'? (`openvla --help` lists the verbs)"),
+        ("data", "`openvla data` needs one more word: generate, index, convert, doctor, inspect, stats"),
         ("data stat", "unknown verb 'data stat'; did you mean 'data stats'"),
         ("play --size", "Missing"),
         ("play --size big", "Error parsing --size"),
@@ -165,7 +165,7 @@ def test_the_version_is_the_packages(capsys) -> None:
 
 def test_the_console_script_runs(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("openvla")
-    done = subprocess.run([script, "predct"], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([script, "predit"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("openvla: unknown verb")
 

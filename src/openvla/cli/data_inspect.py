@@ -18,7 +18,9 @@ class Options:
     """Show a data set's splits, features, image sizes, instructions and ranges, reading every episode once."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """An RLDS data set: its version directory or the one above."""
+    """A data set of any format: RLDS or LeRobot directory, HDF5, a folder of images with a table, or FILE.py:NAME."""
+    dataset: str | None = None
+    """Show what this record makes of the data, too: a name, e.g. bridge_orig, or FILE.py:NAME."""
     split: str = "all"
     """What to read: a split's name, a slice such as "train[:10]", or "all"."""
     json: bool = False
@@ -29,11 +31,16 @@ def run(options: Options) -> Result:
     """Read the data set and hand back its summary."""
     from tqdm import tqdm
 
-    from openvla.data.rlds import read_episodes
+    from openvla.data.formats.detect import open_dataset
+    from openvla.data.registry.find import find_record
+    from openvla.data.registry.summary import describe
     from openvla.data.summary import summarize
 
-    episodes = read_episodes(options.directory, options.split)
+    record = None if options.dataset is None else find_record(options.dataset)
+    episodes = open_dataset(options.directory, split=options.split)
     data = summarize(options.directory, tqdm(episodes, unit="episode", desc="reading", leave=False)).to_dict()
+    if record is not None:
+        data["record"] = describe(record, next(iter(open_dataset(options.directory, split=options.split)), None))
     return Result(data, _readable(data))
 
 
@@ -54,7 +61,29 @@ def _readable(data: dict[str, Any]) -> str:
         table(("instruction", "episodes"), list(data["instructions"].items())[:SHOWN_INSTRUCTIONS]),
     ]
     more = len(data["instructions"]) - SHOWN_INSTRUCTIONS
-    return "\n".join(lines + ([f"... and {more} more instructions"] if more > 0 else []))
+    lines += [f"... and {more} more instructions"] if more > 0 else []
+    return "\n".join(lines + (_as_record(data["record"]) if "record" in data else []))
+
+
+def _as_record(record: dict[str, Any]) -> list[str]:
+    """What a record makes of the data: cameras, the common action, its first steps."""
+    action = record["action"]
+    rows = zip(action["names"], action["units"], action["normalized"], *record["first_actions"], strict=True)
+    steps = [f"step {step}" for step in record["first_steps"]]
+    return [
+        "",
+        f"as {record['name']}: {action['control_hz']:g} actions a second (0: unknown), gripper {action['gripper']}, "
+        f"{record['proprio_dimensions']} numbers of proprioception",
+        *(f"view {view}: {name}" for view, name in record["cameras"].items()),
+        "",
+        table(
+            ("action", "unit", "normalised", *steps),
+            [
+                (name, unit, "yes" if norm else "no", *(f"{v:.5g}" for v in values))
+                for name, unit, norm, *values in rows
+            ],
+        ),
+    ]
 
 
 def _ranges(ranges: dict[str, dict[str, list[float]]]) -> list[tuple[object, ...]]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from openvla.cli.output import Result, table
+from openvla.errors import UsageError
 
 if TYPE_CHECKING:
     from openvla.sim.evaluation import Evaluation
+    from openvla.spec import Policy
 
 
 @dataclass(frozen=True)
 class Options:
     """Play seeded episodes in closed loop and measure success per task, with 95 % intervals."""
 
-    checkpoint: str
+    checkpoint: str | None = None
     """A hub id, a checkpoint directory, or a shipped name such as "nano"."""
+    server: str | None = None
+    """Instead of a checkpoint, the address of a policy server, e.g. http://host:8000; its key in OPENVLA_API_KEY."""
     suite: str = "metaworld"
     """The simulator's set of tasks."""
     tasks: tuple[str, ...] = ()
@@ -36,7 +42,7 @@ class Options:
     statistics: str | None = None
     """Key of the data set whose statistics scale the action; may be omitted where the checkpoint has one."""
     quantize: Literal["int8", "int4", "fp8"] | None = None
-    """Hold the weights in fewer bits; this version refuses all of them."""
+    """Hold the decoder's weights in fewer bits: faster, and answers differ a little; fp8 needs a GPU that has it."""
     device: str = "auto"
     """Where the policy computes: auto, cpu, cuda, cuda:1, ..."""
     json: bool = False
@@ -46,16 +52,14 @@ class Options:
 def run(options: Options) -> Result:
     """Evaluate, and hand back the evaluation."""
     from openvla.errors import lookup
-    from openvla.infer.policy import load_policy
     from openvla.sim.probe import swapped_instructions
     from openvla.sim.rollout import evaluate
     from openvla.sim.suites import SUITES
 
     suite = lookup(options.suite, SUITES, "suite")
     tasks = options.tasks or suite.default
-    settings = {"statistics": options.statistics, "device": options.device, "quantize": options.quantize}
     evaluation = evaluate(
-        partial(load_policy, options.checkpoint, **settings),
+        policy_factory(options),
         options.suite,
         tasks=tasks,
         episodes=options.episodes,
@@ -65,6 +69,21 @@ def run(options: Options) -> Result:
         instruct=swapped_instructions(suite.instructions, tasks) if options.swap_instructions else None,
     )
     return Result(evaluation.to_dict(), _readable(evaluation, options.output))
+
+
+def policy_factory(options: Options) -> Callable[[], Policy]:
+    """What makes the policy, in every worker: a checkpoint, or a server. Raises UsageError unless one is named."""
+    if (options.checkpoint is None) == (options.server is None):
+        raise UsageError("name what to evaluate: either --checkpoint, or --server with the address of a policy server")
+    if options.server is not None:
+        from openvla.serve.client import RemotePolicy
+
+        key = os.environ.get("OPENVLA_API_KEY")
+        return partial(RemotePolicy, options.server, statistics=options.statistics, api_key=key, retries=3)
+    from openvla.infer.policy import load_policy
+
+    settings = {"statistics": options.statistics, "device": options.device, "quantize": options.quantize}
+    return partial(load_policy, options.checkpoint, **settings)
 
 
 def _readable(evaluation: Evaluation, output: Path | None) -> str:

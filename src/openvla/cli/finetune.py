@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options(TrainConfig):
-    """Adapt a checkpoint to a data set: every weight, or LoRA adapters that are merged in at the end."""
+    """Adapt a checkpoint to a data set: every weight, some, or LoRA adapters that are merged in at the end.
+
+    Under torchrun the model is spread over all processes. SIGTERM saves the run, for --resume, and ends it with exit
+    code 143.
+    """
 
     json: bool = False
     """Print one JSON object and nothing else."""

@@ -4,8 +4,8 @@ Nothing heavy is imported before the verb is known: `openvla --help` touches nei
 nor torch, `openvla VERB --help` no torch. While a verb works, whatever it prints goes to standard
 error; standard output carries the result alone, so that `--json` can be piped.
 
-Exit codes: 0 done; 2 bad usage or bad input, one sentence on standard error; 130 interrupted. Any
-other failure is a defect of this package and shows its traceback.
+Exit codes: 0 done; 2 bad usage or bad input, one sentence on standard error; 130 interrupted; 143
+ended by SIGTERM, with the training saved. Any other failure is a defect of this package and shows its traceback.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that left is noticed, and not at exit
         return 0
     except OpenVLAError as error:
-        return _complain(str(error))
+        return _complain(str(error), error.exit_code)
     except BrokenPipeError:
         # The reader of our output left (`openvla ... | head`); without this Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,6 +75,8 @@ def _run(arguments: list[str]) -> None:
         result = module.run(options)
     if result is not None:
         print(result.as_json() if getattr(options, "json", False) else result.text)
+        if result.failure is not None:
+            raise OpenVLAError(result.failure)
 
 
 @contextlib.contextmanager
@@ -97,9 +99,9 @@ def parse_verb(verb: Verb, arguments: Sequence[str]) -> tuple[Any, Any]:
     return module, parse(module.Options, f"openvla {verb.name}", arguments)
 
 
-def _complain(sentence: str) -> int:
+def _complain(sentence: str, code: int = 2) -> int:
     print(f"openvla: {' '.join(sentence.split())}", file=sys.stderr)
-    return 2
+    return code
 
 
 def _sentence(error: OSError) -> str | None:

@@ -15,10 +15,14 @@ NUMBER = re.compile(r"-|[-+]?[\d.]+(e[-+]?\d+)?( ?%)?")
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a verb. `data` is what `--json` prints; `text` is for people."""
+    """The outcome of a verb. `data` is what `--json` prints; `text` is for people.
+
+    failure: a sentence, where the verb did its work and found something wrong: printed after the result, exit code 2.
+    """
 
     data: Mapping[str, Any]
     text: str
+    failure: str | None = None
 
     def as_json(self) -> str:
         """One line of strict JSON: arrays as nested lists, NaN and infinities as null."""

@@ -26,7 +26,7 @@ class Options:
     statistics: str | None = None
     """Key of the data set whose statistics scale the action; may be omitted where the checkpoint has one."""
     quantize: Literal["int8", "int4", "fp8"] | None = None
-    """Hold the weights in fewer bits; this version refuses all of them."""
+    """Hold the decoder's weights in fewer bits: faster, and answers differ a little; fp8 needs a GPU that has it."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, ..."""
     json: bool = False

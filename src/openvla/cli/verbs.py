@@ -22,11 +22,20 @@ VERBS = {
     for verb in (
         Verb("demo", "a policy acts, learns a new task, and is measured", "openvla.cli.demo"),
         Verb("predict", "one action for one image and one instruction", "openvla.cli.predict"),
-        Verb("finetune", "adapt a checkpoint to a data set (full or LoRA)", "openvla.cli.finetune"),
+        Verb("finetune", "adapt a checkpoint to a data set: full, in part, LoRA or QLoRA", "openvla.cli.finetune"),
         Verb("train", "run a training recipe from start to checkpoint", "openvla.cli.train"),
+        Verb("plan", "parameters, memory and hours of a training run, before it starts", "openvla.cli.plan"),
         Verb("eval", "measure success in closed loop in a simulator", "openvla.cli.evaluate"),
+        Verb("serve", "a policy for robots on the network, with a page to watch it", "openvla.cli.serve"),
+        Verb("convert", "write a checkpoint in a published format, or merge an adapter", "openvla.cli.convert"),
+        Verb("doctor", "prove that a checkpoint is what it says, and computes what it did", "openvla.cli.doctor"),
         Verb("bench", "how fast a policy answers on this machine", "openvla.cli.bench"),
+        Verb("bench inference", "the same, by its full name", "openvla.cli.bench"),
+        Verb("bench data", "how fast training frames are made, by stage", "openvla.cli.bench_data"),
         Verb("data generate", "record expert demonstrations as an RLDS data set", "openvla.cli.data_generate"),
+        Verb("data index", "find every frame of a data set once, for training", "openvla.cli.data_index"),
+        Verb("data convert", "a data set of any format to RLDS or LeRobot v3.0", "openvla.cli.data_convert"),
+        Verb("data doctor", "what is wrong with a data set, and how to mend it", "openvla.cli.data_doctor"),
         Verb("data inspect", "splits, features, instructions and ranges of a data set", "openvla.cli.data_inspect"),
         Verb("data stats", "the statistics that normalise a data set", "openvla.cli.data_stats"),
     )
@@ -64,7 +73,7 @@ def find_verb(arguments: Sequence[str]) -> tuple[Verb, list[str]]:
     """
     if not arguments:
         raise UsageError("a verb is missing; `openvla --help` lists them")
-    words = 2 if arguments[0] in _groups() else 1
+    words = 2 if arguments[0] in _groups() or (len(arguments) > 1 and " ".join(arguments[:2]) in VERBS) else 1
     name = " ".join(arguments[:words])
     if words == 2 and len(arguments) == 1:
         raise UsageError(f"`openvla {name}` needs one more word: {', '.join(_groups()[name])}")
@@ -74,10 +83,10 @@ def find_verb(arguments: Sequence[str]) -> tuple[Verb, list[str]]:
 
 
 def _groups() -> dict[str, list[str]]:
-    """The first words that need a second, with what may follow."""
+    """The first words that are no verb of their own and need a second, with what may follow."""
     groups: dict[str, list[str]] = {}
     for name in VERBS:
         first, _, second = name.partition(" ")
-        if second:
+        if second and first not in VERBS:
             groups.setdefault(first, []).append(second)
     return groups
