@@ -61,3 +61,31 @@ def test_doctor_refuses_half_a_fix_and_unknown_ones(capsys, dataset, tmp_path):
     assert "--fix and --fixed-output belong together" in capsys.readouterr().err
     assert main(f"data doctor {dataset} --fix strip --fixed-output {tmp_path}/x --checkpoint none".split()) == 2
     assert "unknown fix 'strip'" in capsys.readouterr().err
+
+
+def test_doctor_examines_what_a_record_makes_of_the_data(capsys, dataset):
+    line = f"data doctor {dataset} --checkpoint none --json --dataset"
+    assert main([*line.split(), "metaworld"]) == 0
+    assert json.loads(capsys.readouterr().out)["dataset"] == "metaworld"
+    assert main([*line.split(), "kuka"]) == 2
+    assert "these steps are not of 'kuka'" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*line.split(), "metawrld"]) == 2
+    assert "unknown data set 'metawrld'; did you mean 'metaworld'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["data stats", "data index", "bench data"])
+def test_data_of_an_unknown_name_ask_for_a_record(capsys, dataset, tmp_path, monkeypatch, verb):
+    monkeypatch.setenv("OPENVLA_CACHE", str(tmp_path / "cache"))
+    assert main(f"data convert {dataset} {tmp_path}/own --format lerobot --fps 5".split()) == 0
+    assert main([*verb.split(), f"{tmp_path}/own"]) == 2
+    assert "these data call themselves 'own'" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_bench_reads_other_formats_than_rlds(capsys, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENVLA_CACHE", str(tmp_path / "cache"))
+    assert main(f"data convert {dataset} {tmp_path}/own --format lerobot --fps 5".split()) == 0
+    capsys.readouterr()
+    line = f"bench data {tmp_path}/own --dataset metaworld --frames 4 --batch-size 2 --size 32 --json"
+    assert main(line.split()) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 4

@@ -60,7 +60,7 @@ def test_bench_data_measures_every_stage(toy_data: Path, capsys: Any) -> None:
     ]
     assert main([*line, "--augment", "--samples-per-s", "10000", "--json"]) == 0
     found = printed(capsys)
-    assert list(found["frames_per_s"]) == ["read", "decode", "resize", "augment", "tokenise", "collate", "all"]
+    assert list(found["frames_per_s"]) == ["read", "decode", "resize", "augment", "encode", "collate", "all"]
     assert min(found["frames_per_s"].values()) > 0
     assert 0 <= found["stall_share"] <= 1
     assert found["first_batch_s"] > 0

@@ -318,3 +318,17 @@ def test_a_directory_that_cannot_be_written_is_named_and_stays_clean(small: Code
     with pytest.raises(CheckpointError, match=r"cannot write .*codec\.json"):
         replace(small, tokenizer=None, statistics={}).save(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["codec.json"]
+
+
+def test_stored_pixels_are_those_that_the_example_normalises(small: Codec) -> None:
+    stored = small.encode_stored(FRAME, INSTRUCTION, np.zeros((2, 3)))
+    example = small.encode_example(FRAME, INSTRUCTION, np.zeros((2, 3)))
+    assert stored.pixel_values.dtype == np.uint8
+    assert np.array_equal(small.images.normalize(list(stored.pixel_values)), example.pixel_values)
+    assert np.array_equal(stored.input_ids, example.input_ids)
+
+
+def test_a_remembered_prompt_is_not_changed_by_its_user(small: Codec) -> None:
+    first = small.encode_prompt(INSTRUCTION)
+    first.append(-1)
+    assert small.encode_prompt(INSTRUCTION) == first[:-1]

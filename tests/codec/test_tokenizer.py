@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from openvla.codec.prompt import Prompt
-from openvla.codec.tokenizer import train_tokenizer
+from openvla.codec.tokenizer import tokenizer_text, train_tokenizer
 from openvla.errors import InputError
 
 TEXTS = [
@@ -102,3 +103,10 @@ def test_a_vocabulary_without_room_for_the_fixed_entries_is_refused() -> None:
     train_tokenizer(TEXTS, 610)
     with pytest.raises(InputError, match=r"a vocabulary of 609 is too small: .* take 610; choose at least that many"):
         train_tokenizer(TEXTS, 609)
+
+
+def test_merges_are_written_in_the_form_that_the_pinned_library_reads() -> None:
+    tokenizer = train_tokenizer(TEXTS, SIZE)
+    text = tokenizer_text(tokenizer)
+    assert all(isinstance(merge, str) for merge in json.loads(text)["model"]["merges"])
+    assert Tokenizer.from_str(text).to_str() == tokenizer.to_str()

@@ -86,6 +86,14 @@ def test_tokenizer_documents_are_written_for_a_checkpoint_that_has_none(tmp_path
     assert settings["tokenizer_class"] == "LlamaTokenizer"
     assert (settings["bos_token"], settings["pad_token"]) == ("<s>", "<PAD>")
     assert json.loads((tmp_path / "hf" / "added_tokens.json").read_text()) == {"<PAD>": 1536}
+    assert isinstance(json.loads((tmp_path / "hf" / "tokenizer.json").read_text())["model"]["merges"][0], str)
+
+
+def test_auto_classes_find_the_published_processor(saved: Path, tmp_path: Path) -> None:
+    convert(saved, tmp_path / "hf", "hf")
+    processor = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
+    assert processor["processor_class"] == "PrismaticProcessor"
+    assert processor["auto_map"]["AutoProcessor"].endswith("processing_prismatic.PrismaticProcessor")
 
 
 def test_shards_stay_below_their_limit_and_load_as_one(golden: Path, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
+import openvla.nn
 from openvla.errors import UsageError
 from openvla.nn import quantized
 from openvla.nn.quantized import (
@@ -14,8 +17,11 @@ from openvla.nn.quantized import (
     QuantizedLinear,
     check_precision,
     deinterleave,
+    filled,
+    gpu_kernels,
     interleave,
     per_token_int8,
+    widened,
 )
 
 SHAPES = [(64, 64), (96, 48), (688, 256), (48, 688), (1, 7)]
@@ -135,10 +141,27 @@ def test_fp8_levels_are_nearly_the_weights() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", list(PRECISIONS.values()))
-@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("rows", [1, 5, 16, 40])
 def test_on_a_gpu_it_is_nearly_the_plain_layer(kind: type[QuantizedLinear], rows: int) -> None:
     weight, x = random(256, 512).bfloat16().cuda(), random(rows, 512).bfloat16().cuda()
     assert error(kind.of(weight), weight, x) < 0.15
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", list(PRECISIONS.values()))
+def test_on_a_gpu_a_row_does_not_depend_on_the_rows_beside_it(kind: type[QuantizedLinear]) -> None:
+    layer, x = kind.of(random(256, 512).bfloat16().cuda()), random(9, 512).bfloat16().cuda()
+    together = layer(x)
+    for row in range(9):
+        assert torch.equal(layer(x[row : row + 1])[0], together[row])
+
+
+def test_padding_to_what_is_there_copies_nothing() -> None:
+    weight = random(16, 24)
+    assert filled(weight, 8) is weight
+    assert filled(weight, 16).shape == (16, 32)
+    assert widened(weight, 24) is weight
+    assert torch.equal(widened(weight, 25)[:, :24], weight)
 
 
 def test_a_device_without_a_kernel_is_refused() -> None:
@@ -148,3 +171,11 @@ def test_a_device_without_a_kernel_is_refused() -> None:
         check_precision("fp8", torch.device("cpu"))
     with pytest.raises(UsageError, match="quantize='int8' runs on cpu and cuda, not on mps"):
         check_precision("int8", torch.device("mps"))
+
+
+def test_a_gpu_without_triton_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "openvla.nn.gpu_kernels", raising=False)
+    monkeypatch.delattr(openvla.nn, "gpu_kernels", raising=False)
+    with pytest.raises(UsageError, match=r"need Triton .*; install the build of torch for CUDA, or leave quantize out"):
+        gpu_kernels()

@@ -16,7 +16,7 @@ class Options:
     """Time how frames become training batches: by stage on one core, memory, the first batch, and waiting."""
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """An RLDS data set: its version directory or the one above."""
+    """A data set: for RLDS its version directory or the one above; of another format a copy is made in the cache."""
     dataset: str | None = None
     """Which standardisation applies; the data set's own name where omitted."""
     split: str = "train"
@@ -45,13 +45,16 @@ class Options:
 
 def run(options: Options) -> Result:
     """Measure, and hand back the figures."""
+    from openvla.data.formats.cached import rlds_of
+    from openvla.data.formats.detect import open_source
     from openvla.data.loading.bench import Setting, bench_data
-    from openvla.data.tfds.info import DatasetInfo
+    from openvla.data.registry.find import named_or_own
     from openvla.model.locate import resolve
 
+    dataset = named_or_own(options.dataset, open_source(options.directory).name)
     setting = Setting(
-        data=str(options.directory.absolute()),
-        dataset=options.dataset or DatasetInfo.load(options.directory).name,
+        data=str(rlds_of(options.directory).absolute()),
+        dataset=dataset,
         checkpoint=str(resolve(options.checkpoint)[0].absolute()),
         split=options.split,
         size=options.size,

@@ -32,6 +32,8 @@ class Options:
 
     directory: Annotated[str, tyro.conf.Positional]
     """An RLDS or LeRobot directory, an HDF5 file or directory, a folder of images with a table, or FILE.py:NAME."""
+    dataset: str | None = None
+    """Examine the action and words that this record makes: a name, e.g. bridge_orig, or FILE.py:NAME."""
     output: Path | None = None
     """Directory to write report.html and report.json to."""
     split: str = "all"
@@ -58,15 +60,17 @@ def run(options: Options) -> Result:
 
     from openvla.data.doctor.examine import diagnose, write_report
     from openvla.data.formats.detect import open_source
+    from openvla.data.registry.find import find_record
 
     if bool(options.fix) != (options.fixed_output is not None):
         raise UsageError("--fix and --fixed-output belong together: name the fixes and where the cleaned copy goes")
+    record = None if options.dataset is None else find_record(options.dataset)
     source = open_source(options.directory, options.source_format)
     codec = _codec(options.checkpoint)
     fixed = _cleaned(options, source)
     show = partial(tqdm, desc="examining", unit="episode")
-    diagnosis = diagnose(source, split=options.split, control_hz=options.hz, codec=codec, progress=show)
-    data = diagnosis.to_dict() | {"report": None, "fixed": None}
+    diagnosis = diagnose(source, split=options.split, control_hz=options.hz, codec=codec, record=record, progress=show)
+    data = diagnosis.to_dict() | {"dataset": options.dataset, "report": None, "fixed": None}
     text = _readable(diagnosis)
     if options.output is not None:
         data["report"] = write_report(options.output, diagnosis)

@@ -20,7 +20,7 @@ class Options:
     """
 
     directory: Annotated[Path, tyro.conf.Positional]
-    """An RLDS data set: its version directory or the one above."""
+    """A data set: for RLDS its version directory or the one above; of another format a copy is made in the cache."""
     dataset: str | None = None
     """Which standardisation applies, e.g. bridge_orig or my_file.py:MINE; the data set's own name where omitted."""
     output: Path | None = None
@@ -38,13 +38,12 @@ class Options:
 def run(options: Options) -> Result:
     """Make or find the index; hand back where it is and what is in it."""
     from openvla.data.bad import BadData
-    from openvla.data.formats.cached import rlds_of
+    from openvla.data.formats.detect import open_source
     from openvla.data.index.find import ensure_index
-    from openvla.data.tfds.info import DatasetInfo
+    from openvla.data.registry.find import named_or_own
 
-    info, bad = DatasetInfo.load(rlds_of(options.directory)), BadData(options.on_bad)
-    dataset = options.dataset or info.name
-    place = options.output
+    dataset = named_or_own(options.dataset, open_source(options.directory).name)
+    place, bad = options.output, BadData(options.on_bad)
     found = ensure_index(options.directory, dataset, place, workers=options.workers, bad=bad, again=options.again)
     header = found.index.header
     size = sum(path.stat().st_size for path in found.index.directory.iterdir())

@@ -68,10 +68,10 @@ def _statistics(options: Options) -> Mapping[str, DatasetStatistics]:
         entries = mixture(options.mixture)
         return mixture_statistics(options.directory, entries, options.split, progress=_bar(), workers=options.workers)
     from openvla.data.formats.detect import open_source
-    from openvla.data.registry.find import find_record
+    from openvla.data.registry.find import find_record, named_or_own
     from openvla.data.statistics import dataset_statistics
 
-    dataset = options.dataset or open_source(options.directory).name
+    dataset = named_or_own(options.dataset, open_source(options.directory).name)
     statistics = dataset_statistics(options.directory, dataset, options.split, progress=_bar(), workers=options.workers)
     return {find_record(dataset).name: statistics}
 

@@ -1,12 +1,12 @@
 """Training examples and how they are put side by side.
 
-Shapes: T ids of one example, without image patches; B examples; C, S channels and size of the image input; V views, one,
-or one for each encoder where their padding differs.
+Shapes: T ids of one example, without image patches; B examples; C, S channels and size of the image input; V views:
+one, or one for each encoder where their padding differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +33,37 @@ class Example:
     labels: NDArray[np.int64]
 
 
-def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, NDArray[Any]]:
+def collate(examples: Iterable[Example], pad_token_id: int, count: int | None = None) -> dict[str, NDArray[Any]]:
     """One batch: pixel_values (B, ...), and input_ids, labels, attention_mask (B, longest T), padded on the right.
 
-    attention_mask is bool, True for ids that are no padding. Raises InputError for an empty list.
+    attention_mask is bool, True for ids that are no padding.
+    count: B, where `examples` make one after the other; each is copied while it is in the processor's cache, and its
+        memory serves the next one.
+    Raises InputError for an empty list, and for images that differ in shape.
     """
-    if not examples:
+    if count is None:
+        examples = list(examples)
+        count = len(examples)
+    pixels: NDArray[Any] | None = None
+    ids: list[NDArray[np.int64]] = []
+    labels: list[NDArray[np.int64]] = []
+    for place, example in enumerate(examples):
+        image = example.pixel_values
+        if pixels is None:
+            pixels = np.empty((count, *image.shape), image.dtype)
+        if image.shape != pixels.shape[1:]:
+            raise InputError(
+                f"image {place} of a batch is {image.shape}, the ones before it {pixels.shape[1:]}; bring all of "
+                "them to one size"
+            )
+        pixels[place] = image
+        ids.append(example.input_ids)
+        labels.append(example.labels)
+    if pixels is None:
         raise InputError("a batch needs at least one example; got none")
-    ids, mask = pad([example.input_ids for example in examples], pad_token_id)
-    labels, _ = pad([example.labels for example in examples], IGNORE_INDEX)
-    pixels = np.stack([example.pixel_values for example in examples])
-    return {"pixel_values": pixels, "input_ids": ids, "labels": labels, "attention_mask": mask}
+    padded, mask = pad(ids, pad_token_id)
+    targets, _ = pad(labels, IGNORE_INDEX)
+    return {"pixel_values": pixels, "input_ids": padded, "labels": targets, "attention_mask": mask}
 
 
 def pad(rows: Sequence[Sequence[int] | NDArray[np.int64]], value: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

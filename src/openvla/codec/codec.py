@@ -32,6 +32,7 @@ from openvla.codec.images import ImageTransform
 from openvla.codec.pipelines import PIPELINES
 from openvla.codec.prompt import Prompt
 from openvla.codec.statistics import DatasetStatistics, load_statistics, save_statistics, select, unnormalize
+from openvla.codec.tokenizer import tokenizer_text
 from openvla.errors import CheckpointError, InputError, lookup
 from openvla.files import write_text
 from openvla.spec import ActionSpec, check_image, conventional_spec
@@ -181,7 +182,8 @@ class Codec:
         labels = ids.copy()
         labels[: len(prompt)] = IGNORE_INDEX
         stored = "training" if self.image_pipeline == "evaluation" else self.image_pipeline  # it has been a JPEG
-        return Example(np.stack(self.images.views(PIPELINES[stored](image, self.images.size))), ids, labels)
+        views = self.images.views(PIPELINES[stored](image, self.images.size))
+        return Example(views[0][None] if len(views) == 1 else np.stack(views), ids, labels)
 
     def decode_tokens(self, ids: NDArray[np.integer[Any]], key: str | None = None) -> NDArray[np.float64]:
         """Actions float64 (chunk, dim) in robot units from token ids of the same shape.
@@ -202,7 +204,7 @@ class Codec:
         if self.statistics:
             save_statistics(folder / "dataset_statistics.json", self.statistics)
         if self.tokenizer is not None:
-            write_text(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True), CheckpointError)
+            write_text(folder / "tokenizer.json", tokenizer_text(self.tokenizer), CheckpointError)
         document.write_codec(folder / "codec.json", _own_fields(self))
 
     @classmethod

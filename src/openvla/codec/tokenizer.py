@@ -82,3 +82,16 @@ def _assemble(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Toke
 
 def _normalizer() -> normalizers.Normalizer:
     return normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+
+
+def tokenizer_text(tokenizer: Tokenizer) -> str:
+    """tokenizer.json with each merge as one string, "a b".
+
+    Libraries before tokenizers 0.20, the one that the published classes are pinned to among them, read no other form;
+    later ones read both. Merges stay pairs where a token of theirs holds a space, which a string cannot say.
+    """
+    content = json.loads(tokenizer.to_str())
+    merges = content["model"].get("merges", [])
+    if not any(" " in part for pair in merges for part in pair):
+        content["model"]["merges"] = [" ".join(pair) for pair in merges]
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"

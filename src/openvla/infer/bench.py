@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import resource
@@ -108,6 +109,7 @@ def bench_random(
     chosen, place = lookup(preset, PRESETS, "preset"), pick_device(device)
     auto = torch.bfloat16 if multiplies_bf16(place) else torch.float32
     plain = lookup(dtype, {"auto": auto, **DTYPES}, "dtype")
+    _start_over(place)
     model = random_packed(chosen, place, plain, quantize)
     engine = Engine(model, RANDOM_TOKENS, range(chosen.pad_token - 256, chosen.pad_token), Limits(batch))
     sizes = [encoder.image_size for encoder in chosen.model.encoders]
@@ -195,6 +197,14 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def _start_over(device: torch.device) -> None:
+    """Give back what an earlier policy held on the GPU, and forget its peak."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _check(runs: int, warmup: int, batch: int) -> None:

@@ -110,7 +110,8 @@ class Engine:
         else:
             progress, passes = self._speculate(progress, guess, rows)
         clock.lap("decode")
-        return Generation(progress.tokens[:rows], progress.probabilities[:rows], clock.seconds(), passes)
+        tokens, probabilities = progress.tokens[:rows].clone(), progress.probabilities[:rows].clone()
+        return Generation(tokens, probabilities, clock.seconds(), passes)
 
     def see(self, pixels: Float[Tensor, "B I S S"]) -> Float[Tensor, "B P D"]:
         """Embeddings of the images. Raises InputError for another number or size of them than the model takes."""
@@ -122,7 +123,7 @@ class Engine:
                 f"model takes {channels} of {size} x {size}: {config.images} images of 3 channels for each of "
                 f"{len(config.encoders)} encoders; send as many images as it was trained on"
             )
-        (patches,) = self._see(pixels.to(self.device, self.dtype))
+        (patches,) = self._see(pixels.to(self.device).to(self.dtype))
         return patches
 
     def read(

@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from openvla.model.prismatic import OpenVLA
-from openvla.nn.attention import KVCache, attention
-from openvla.nn.decoder_layers import MixedHeads, Rotary, SwiGLU
-from openvla.nn.quantized import QuantizedLinear, random_bytes
+from openvla.nn.attention import KVCache, attention, rotate
+from openvla.nn.decoder_layers import MixedHeads, RMSNorm, Rotary, SwiGLU
+from openvla.nn.quantized import QuantizedLinear, gpu_kernels, random_bytes
 
 Maker = Callable[[Tensor, Tensor | None], nn.Module]
 """Weight (N, K) and bias to a layer."""
@@ -47,9 +47,14 @@ class FusedAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], rotary: Rotary, mask: Bool[Tensor, "B 1 T S"] | None, cache: KVCache
     ) -> Float[Tensor, "B T C"]:
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        query, key, value = heads.split(self.heads, dim=1)
-        query, key = self.rotate(query, *rotary), self.rotate(key, *rotary)
+        fused, turning = self.qkv(x), sum(self.heads[:2])
+        heads = fused.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if x.is_cuda and self.rotate is rotate:
+            turned = gpu_kernels().rotate(fused, *rotary, turning)
+        else:
+            turned = self.rotate(heads[:, :turning], *rotary)
+        query, key = turned.split(self.heads[:2], dim=1)
+        value = heads[:, turning:]
         key, value = cache.append(self.layer, key, value)
         return self.out(attention(query, key, value, mask, causal=mask is None))
 
@@ -63,8 +68,22 @@ class FusedSwiGLU(nn.Module):
         self.down = fuse((plain.down_proj,), make)
 
     def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N C"]:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        both = self.gate_up(x)
+        if both.is_cuda:
+            return self.down(gpu_kernels().swiglu(both))
+        gate, up = both.chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
+
+
+class FusedNorm(RMSNorm):
+    """`RMSNorm`, one kernel where it takes several."""
+
+    def __init__(self, plain: RMSNorm) -> None:
+        nn.Module.__init__(self)
+        self.eps, self.weight = plain.eps, plain.weight
+
+    def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N C"]:
+        return gpu_kernels().rms_norm(x, self.weight, self.eps) if x.is_cuda else super().forward(x)
 
 
 @torch.no_grad()
@@ -86,7 +105,8 @@ def pack(
     def make(weight: Tensor, bias: Tensor | None) -> nn.Module:
         bias = None if bias is None else placed(bias, device, dtype)
         if quantized is not None:
-            return quantized.of(weight if weight.is_meta else weight.to(device), bias)
+            with device:  # where random numbers are made
+                return quantized.of(weight if weight.is_meta else weight.to(device), bias)
         return _linear(placed(weight, device, dtype), bias)
 
     packed = rearrange(model if consume else _shared_copy(model), make)
@@ -132,11 +152,13 @@ def release(tensor: Tensor) -> None:
 
 
 def _packed(child: nn.Module, make: Maker) -> nn.Module:
-    """One part of a decoder layer, packed; norms stay as they are."""
+    """One part of a decoder layer, packed; LayerNorms stay as they are."""
     if isinstance(child, MixedHeads):
         return FusedAttention(child, make)
     if isinstance(child, SwiGLU):
         return FusedSwiGLU(child, make)
+    if isinstance(child, RMSNorm):
+        return FusedNorm(child)
     for name, inner in list(child.named_children()):
         if isinstance(inner, nn.Linear):
             child.register_module(name, fuse((inner,), make))
@@ -172,4 +194,5 @@ def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The values where and how they are wanted; a `meta` tensor becomes random numbers of deviation 0.02."""
     if not tensor.is_meta:
         return tensor.detach().to(device=device, dtype=dtype)
-    return random_bytes(tensor.shape).to(dtype).sub_(127.5).mul_(0.02 / 74).to(device)
+    with device:
+        return random_bytes(tensor.shape).to(dtype).sub_(127.5).mul_(0.02 / 74)

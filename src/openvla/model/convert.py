@@ -22,6 +22,7 @@ import torch
 
 from openvla.codec.codec import Codec
 from openvla.codec.fields import read_object
+from openvla.codec.tokenizer import tokenizer_text
 from openvla.errors import CheckpointError, UsageError, lookup
 from openvla.files import new_directory
 from openvla.model.adapters import Adapter, merge_adapter, read_adapter
@@ -166,6 +167,8 @@ def _complete(
     documents = documents_of(codec, config)
     if _published(opened):
         documents = {name: documents[name] for name in (STATISTICS,) if format == PRISMATIC and name in documents}
+    elif codec.tokenizer is not None:
+        (place / "tokenizer.json").write_text(tokenizer_text(codec.tokenizer), encoding="utf-8")
     for name, content in documents.items():
         if not (place / name).exists():
             _write_json(place / name, content)

@@ -27,6 +27,7 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 _HUB = "openvla/openvla-7b--"
+_PROCESSING = f"{_HUB}processing_prismatic."
 AUTO_MAP = {
     "AutoConfig": f"{_HUB}configuration_prismatic.OpenVLAConfig",
     "AutoModelForVision2Seq": f"{_HUB}modeling_prismatic.OpenVLAForActionPrediction",
@@ -63,6 +64,10 @@ def processor_of(images: ImageTransform) -> dict[str, Any]:
     fill = list(images.fill or (int(value * 255) for value in images.means[-1])) if letterbox else None
     sizes = [[size, size] for size in images.sizes]
     return {
+        "auto_map": {
+            "AutoImageProcessor": f"{_PROCESSING}PrismaticImageProcessor",
+            "AutoProcessor": f"{_PROCESSING}PrismaticProcessor",
+        },
         "image_processor_type": "PrismaticImageProcessor",
         "image_resize_strategy": images.strategy,
         "input_sizes": [[3, *size] for size in sizes],
@@ -85,6 +90,7 @@ def processor_of(images: ImageTransform) -> dict[str, Any]:
             }
             for size in sizes
         ],
+        "processor_class": "PrismaticProcessor",
         "use_fused_vision_backbone": len(sizes) == 2,
     }
 

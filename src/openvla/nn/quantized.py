@@ -4,6 +4,8 @@
     int4   16 levels per group of 64 weights of a row; the input stays as it is
     fp8    e4m3, one scale per output row; the input is quantised per token at each call (CUDA)
 
+On a GPU, up to 16 rows go through kernels of ours (`gpu_kernels.py`) that leave the input as it is in all three.
+
 Per token, not per call: what a row of the input gives does not depend on the rows beside it, so that a batch answers as
 each of its members alone. Every class keeps its weights in one portable form (its buffers, which are what is saved)
 and adds what the kernel of the device wants.
@@ -16,10 +18,11 @@ ATen/native/cpu/int4mm_kernel.cpp, weight_to_int4pack_kernel (the tiles of 64 ro
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Float, Int8, Shaped, UInt8
 from torch import Tensor, nn
 
 from openvla.errors import UsageError
@@ -100,21 +103,27 @@ class Int8Linear(QuantizedLinear):
         if self.weight.device.type == "cpu":
             self.weight = torch.ops.onednn.qlinear_prepack(self.weight, [1, self.columns])
             self._zeros = torch.zeros(self.rows, dtype=torch.int32)
+        else:  # cuBLAS takes sizes that are multiples of 8
+            self._padded = filled(self.weight, 8)
 
     def portable(self) -> dict[str, Tensor]:
         plain = self.weight.to_dense().t().contiguous() if self.weight.is_mkldnn else self.weight
         return {**super().portable(), "weight": plain}
 
     def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
-        levels, step = per_token_int8(x)
         if self.weight.is_mkldnn:
+            levels, step = per_token_int8(x)
             y = torch.ops.onednn.qlinear_pointwise(
                 levels, 1.0, 0, self.weight, self.scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
             )
             return y * step
-        few = max(0, 32 - len(levels))  # the CUDA kernel takes more than 16 rows
-        sums = torch.ops.aten._int_mm(F.pad(levels, (0, 0, 0, few)), self.weight.t())[: len(levels)]
-        return sums * (step * self.scale)
+        gpu = gpu_kernels()
+        if len(x) <= gpu.ROWS:
+            return gpu.eight_bits(x.bfloat16(), self.weight, self.scale)
+        levels, step = gpu.per_token(widened(x, self._padded.shape[1]), torch.int8)
+        return gpu.dequantise(
+            torch.ops.aten._int_mm(levels, self._padded.t())[:, : self.rows], step, self.scale, x.dtype
+        )
 
 
 class Int4Linear(QuantizedLinear):
@@ -144,18 +153,17 @@ class Int4Linear(QuantizedLinear):
         return {"levels": interleave(levels.to(torch.uint8).flatten(1)), "steps": steps}
 
     def settle(self) -> None:
-        if self.levels.device.type == "cuda":
-            nibbles = deinterleave(self.levels)
-            self._packed = torch.ops.aten._convert_weight_to_int4pack(nibbles[:, ::2] << 4 | nibbles[:, 1::2], 8)
-        elif self.levels.device.type == "cpu":
+        if self.levels.device.type == "cpu":
             self._packed = self.levels if _native_order_is_ours() else _pack_for_cpu(deinterleave(self.levels).int())
             pairs = torch.tensor([[byte & 15, byte >> 4] for byte in range(256)])
             self._pairs = (pairs - 8).bfloat16().view(torch.int32).flatten()
 
     def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
-        padded = F.pad(x, (0, self.levels.shape[1] * 2 - self.columns)).bfloat16()
+        padded = widened(x, self.levels.shape[1] * 2).bfloat16()
         if self.levels.device.type == "cuda":
-            y = torch.ops.aten._weight_int4pack_mm(padded, self._packed, GROUP, self.steps)
+            gpu = gpu_kernels()
+            few = len(x) <= gpu.ROWS
+            y = gpu.four_bits(padded, self.levels, self.steps) if few else padded @ gpu.unpack(self.levels, self.steps)
         elif len(x) < UNPACK_ROWS:
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(padded, self._packed, GROUP, self.steps)
         else:
@@ -189,10 +197,17 @@ class Fp8Linear(QuantizedLinear):
         scale = weight.abs().amax(1).float().clamp(min=1e-12) / 448
         return {"weight": (weight / scale[:, None]).to(torch.float8_e4m3fn), "scale": scale[None]}
 
+    def settle(self) -> None:  # cuBLAS takes sizes that are multiples of 16
+        self._padded = filled(self.weight.view(torch.uint8), 16).view(torch.float8_e4m3fn)
+        self._scales = F.pad(self.scale, (0, -self.rows % 16))
+
     def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
-        step = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 448
-        levels = (x / step).to(torch.float8_e4m3fn)
-        return torch.ops.aten._scaled_mm(levels, self.weight.t(), step, self.scale, out_dtype=torch.bfloat16)
+        gpu = gpu_kernels()
+        if len(x) <= gpu.ROWS:
+            return gpu.eight_bits(x.bfloat16(), self.weight, self.scale)
+        levels, step = gpu.per_token(widened(x, self._padded.shape[1]), torch.float8_e4m3fn)
+        y = torch.ops.aten._scaled_mm(levels, self._padded.t(), step, self._scales, out_dtype=torch.bfloat16)
+        return y[:, : self.rows]
 
 
 PRECISIONS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int4": Int4Linear, "fp8": Fp8Linear}
@@ -237,6 +252,29 @@ def random_bytes(shape: tuple[int, ...] | torch.Size) -> UInt8[Tensor, "..."]:
     count = torch.Size(shape).numel()
     drawn = torch.randint(0, 256, (min(count, 1 << 20),), dtype=torch.uint8)
     return drawn.repeat(-(-count // max(1, len(drawn))))[:count].view(shape)
+
+
+def widened(x: Float[Tensor, "M K"], columns: int) -> Float[Tensor, "M L"]:
+    """With zeros up to so many columns; x itself where it has them, because padding by nothing copies."""
+    return F.pad(x, (0, columns - x.shape[1])) if columns > x.shape[1] else x
+
+
+def filled(weight: Shaped[Tensor, "N K"], multiple: int) -> Shaped[Tensor, "R L"]:
+    """With zeros up to multiples in both axes; `weight` itself where it has them."""
+    rows, columns = -weight.shape[0] % multiple, -weight.shape[1] % multiple
+    return F.pad(weight, (0, columns, 0, rows)) if rows or columns else weight
+
+
+def gpu_kernels() -> Any:
+    """The kernels for NVIDIA GPUs. Raises UsageError without Triton, which comes with torch for CUDA alone."""
+    try:
+        from openvla.nn import gpu_kernels
+    except ImportError as error:
+        raise UsageError(
+            f"quantised weights on a GPU need Triton ({error}); install the build of torch for CUDA, or leave quantize "
+            "out"
+        ) from error
+    return gpu_kernels
 
 
 def _pack_for_cpu(nibbles: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ class TrainConfig:
     """A training or fine-tuning run. The defaults fine-tune; recipes set what pre-training needs."""
 
     data: Path
-    """RLDS data set: the directory with dataset_info.json, or one above it."""
+    """Directory of a data set of any format (RLDS: or one above it); with a mixture, the directory of its data sets."""
     output: Path
     """Directory of the run: metrics.jsonl, tensorboard/, checkpoints/ and, at the end, final/."""
     checkpoint: str

@@ -1,7 +1,7 @@
 """Stored pixels to model input, where the model is: batches travel as uint8, and are normalised on the device.
 
-The numbers are those of `codec.images.ImageTransform.normalize`, bit for bit: float32, one rounding per operation, in the
-same order. The divisor is a tensor, because a GPU turns the division by a plain number into a product.
+The numbers are those of `codec.images.ImageTransform.normalize`, bit for bit: float32, one rounding per operation, in
+the same order. The divisor is a tensor, because a GPU turns the division by a plain number into a product.
 
 Shapes: B examples; V views of each, 1 or E; E vision encoders; S model input.
 """

@@ -118,6 +118,13 @@ def test_a_view_that_the_record_lacks_is_refused(toy_data: Path) -> None:
         Frames(index, split_mask(index, "train"), UNIT, view="wrist")
 
 
+def test_a_record_without_a_primary_camera_says_what_to_do(toy_data: Path) -> None:
+    wrist = dataclasses.replace(find_record("metaworld"), images={"wrist": "observation|image"}, name="arm")
+    index = ensure_index(toy_data, wrist).index
+    with pytest.raises(UsageError, match="'arm' has no primary camera, only wrist; train on another data set, or"):
+        Frames(index, split_mask(index, "train"), UNIT, record=wrist)
+
+
 def test_a_byte_that_flips_after_indexing_names_file_episode_step_and_byte(
     shards: Path, flip: Callable[[Path, int], None]
 ) -> None:

@@ -63,7 +63,7 @@ def test_a_batch_depends_on_its_step_alone(toy_data: Path, codec: Codec) -> None
 
 def test_an_epoch_shows_every_frame_once(toy_data: Path, codec: Codec) -> None:
     batches = batches_of(toy_data, codec)
-    means = np.concatenate([batches[step]["pixel_values"].mean((1, 2, 3)) for step in range(24)])
+    means = np.concatenate([batches[step]["pixel_values"].mean((1, 2, 3, 4)) for step in range(24)])
     assert np.array_equal(np.sort(means[:96]), np.sort(means[96:]))
     assert not np.array_equal(means[:96], means[96:])
 

@@ -122,7 +122,7 @@ def test_a_missing_shard_stops_the_stream(shards: Path) -> None:
 
 
 def test_a_place_without_a_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read .*dataset_info\.json.*give the URL of a data set's version dir"):
+    with pytest.raises(DataError, match=r"cannot read .*dataset_info\.json.*the URL of an RLDS data set's version dir"):
         stream(tmp_path)
 
 

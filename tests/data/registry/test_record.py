@@ -82,9 +82,9 @@ def test_a_coin_swaps_the_outer_cameras_of_droid() -> None:
 
 
 def test_a_set_without_a_primary_camera_says_so() -> None:
-    assert mine().primary == "observation|image"
+    assert mine().images_of("primary") == "observation|image"
     with pytest.raises(UsageError, match="'berkeley_gnm_recon' has no primary camera, only wrist; train on another"):
-        _ = DATASETS["berkeley_gnm_recon"].primary
+        DATASETS["berkeley_gnm_recon"].images_of("primary")
 
 
 def test_views_are_named_below_the_observation() -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from openvla.codec.document import read_codec
 from openvla.codec.statistics import DatasetStatistics, FieldStatistics, compute, load_statistics, select
 from openvla.data.formats.detect import open_source
-from openvla.data.registry.find import DATASETS, find_record
+from openvla.data.registry.find import DATASETS, find_record, named_or_own
 from openvla.data.registry.record import DataRecord, StateEncoding
 from openvla.data.statistics import Trajectory, dataset_trajectories
 from openvla.errors import DataError, UsageError
@@ -67,7 +67,7 @@ def load_profile(
         codec = path / CODEC_FILE
         spec = read_codec(codec)["action"] if codec.is_file() else None
         return _from_file(place, path / STATISTICS_FILE, name, spec)
-    dataset = name or open_source(path).name
+    dataset = named_or_own(name, open_source(path).name)
     record = find_record(dataset)
     trajectories = list(dataset_trajectories(path, dataset, "all", progress=progress, workers=workers))
     statistics = compute(trajectories, record.mask).action

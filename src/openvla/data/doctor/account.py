@@ -64,7 +64,10 @@ class Account:
         action = episode.steps.get(ACTION)
         if action is None or action.ndim != 2 or action.dtype.kind not in "iuf":
             held = ", ".join(episode.steps) if action is None else f"{ACTION} of shape {action.shape}"
-            raise DataError(f"{episode.source} has no action with one row of numbers per step; it has {held}")
+            raise DataError(
+                f"{episode.source} has no action with one row of numbers per step; it has {held}; name the "
+                "record that says what the action is with --dataset"
+            )
         cameras = camera_keys(episode)
         sums = {key: _checksums(episode, key) for key in cameras}
         shown = {key: episode.image(key, len(episode) // 2) for key in cameras}

@@ -20,8 +20,10 @@ from openvla.data.doctor.account import Account
 from openvla.data.doctor.findings import ERROR, OK, SEVERITIES, Finding, findings, finite
 from openvla.data.doctor.page import page
 from openvla.data.doctor.parity import parity
+from openvla.data.doctor.standardised import standardised
 from openvla.data.episode import Episode
 from openvla.data.formats.source import Source
+from openvla.data.registry.record import DataRecord
 from openvla.errors import DataError
 from openvla.files import made_directory, write_text
 
@@ -70,23 +72,25 @@ def diagnose(
     split: str = "all",
     control_hz: float = 0.0,
     codec: Codec | None = None,
+    record: DataRecord | None = None,
     progress: Callable[[Iterable[Episode]], Iterable[Episode]] = iter,
 ) -> Diagnosis:
     """Read `split` of the data set and judge it.
 
-    control_hz: 0 takes what the data say. codec: of the policy whose view of the frames is checked.
+    control_hz: 0 takes what the data say, or else the record. codec: of the policy whose view of the frames is checked.
+    record: makes the action and the words that are judged, and names the camera; None takes `action` as it is stored.
     Raises DataError where not one episode can be used.
     """
     bad, account = BadData("skip"), Account()
     for episode in progress(source.episodes(split, bad)):
         try:
-            account.add(episode)
+            account.add(episode if record is None else standardised(episode, record))
         except DataError as error:
             bad.report(error)
     if not account.episodes:
         reason = f": {bad.skipped[0]}" if bad.skipped else ""
         raise DataError(f"{source.path} has no usable episode in {split!r}{reason}")
-    hz = control_hz or source.control_hz
+    hz = control_hz or source.control_hz or (record.action.control_hz if record is not None else 0.0)
     found = [*findings(account, hz), parity(account.samples, codec), _unusable(bad)]
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Diagnosis(source.name, source.format, dict(source.splits), hz, found, account)

@@ -79,8 +79,8 @@ class Batches:
         sources, frames = (drawn.tolist() for drawn in self.sampler.draw(numbers))
         skipped: list[DataError] = []
         drawn = zip(numbers.tolist(), sources, frames, strict=True)
-        examples = [self._example(number, source, frame, skipped) for number, source, frame in drawn]
-        return collate(examples, self.codec.pad_token_id), skipped
+        examples = (self._example(number, source, frame, skipped) for number, source, frame in drawn)
+        return collate(examples, self.codec.pad_token_id, len(numbers)), skipped
 
     def _example(self, number: int, source: int, frame: int, skipped: list[DataError]) -> Example:
         for attempt in range(ATTEMPTS):

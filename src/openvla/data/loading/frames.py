@@ -8,7 +8,7 @@ Shapes: H, W image; A action dimensions; chunk consecutive actions; N frames; E 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from openvla.codec.batch import Example
 from openvla.codec.codec import Codec
 from openvla.codec.statistics import FieldStatistics, normalize
-from openvla.data.images.pixels import decode_image
+from openvla.data.images.pixels import Pixels, decode_image
 from openvla.data.index.index import Index
 from openvla.data.registry.filters import keep_all
 from openvla.data.registry.find import find_record
@@ -26,7 +26,6 @@ from openvla.data.registry.record import DataRecord
 from openvla.data.tfds.info import DatasetInfo
 from openvla.errors import DataError, lookup, require
 
-ToPixels = Callable[[bytes, np.random.Generator], NDArray[np.uint8]]
 ROWS_AT_ONCE = 1 << 16
 
 
@@ -73,7 +72,7 @@ class Frames:
         *,
         record: DataRecord | None = None,
         view: str = "primary",
-        pixels: ToPixels | None = None,
+        pixels: Pixels | None = None,
     ) -> None:
         """Frames of the `episodes` (E,) of an index whose action a data set's `statistics` normalise.
 
@@ -82,7 +81,8 @@ class Frames:
         Raises UsageError for a view that the record lacks, DataError for another number of action dimensions.
         """
         record = record or find_record(index.header.origin.dataset)
-        lookup(view, dict.fromkeys(index.header.views), f"view of {record.name!r}")
+        record.images_of(view)
+        lookup(view, dict.fromkeys(index.header.views), f"view of the index of {record.name!r}")
         if index.header.rows and index.header.action_dim != statistics.dim:
             raise DataError(
                 f"{index.header.data} has {index.header.action_dim} action dimensions, but the checkpoint "
@@ -90,6 +90,7 @@ class Frames:
             )
         self.index, self.statistics, self.chunk = index, statistics, chunk
         self._view, self._pixels = index.header.views.index(view), pixels
+        self._drawn = pixels is not None and pixels.augment is not None
         self._crc32c: Any = require("google_crc32c", "data").value
         start, stop = self._stretches(episodes)
         if record.keep_frames is not keep_all:
@@ -118,8 +119,11 @@ class Frames:
             )
         return Frame(image, self.index.words(int(first["words"])), normalize(held["action"], self.statistics))
 
-    def image(self, frame: Frame, row: int, random: np.random.Generator) -> NDArray[np.uint8]:
-        """Pixels uint8 (H, W, 3) of `frame`, which was read from `row`. Raises DataError where it does not decode."""
+    def image(self, frame: Frame, row: int, random: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        """Pixels uint8 (H, W, 3) of `frame`, which was read from `row`. random: to augment; else None will do.
+
+        Raises DataError where it does not decode.
+        """
         try:
             if self._pixels is None:
                 return decode_image(frame.image, "the image")
@@ -135,7 +139,7 @@ class Frames:
         """
         row = int(self.rows(number))
         frame = self.read(row)
-        image = self.image(frame, row, np.random.default_rng(seed))
+        image = self.image(frame, row, np.random.default_rng(seed) if self._drawn else None)
         return codec.encode_stored(image, frame.words, frame.actions)
 
     def _stretches(self, episodes: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,7 +5,8 @@ window is handed out in random order. The state is five whole numbers: which rou
 in, which of that record's frames, and how many of it were handed out. A run that resumes reads its window again and
 goes on with the very next frame.
 
-A rank reads every so-many-th shard, so shards should be several times as many as ranks.
+A rank reads every so-many-th shard, so shards should be several times as many as ranks. Only RLDS is read this way;
+other formats are converted first.
 
 Source: fsspec URLs, https://filesystem-spec.readthedocs.io: a local path, file://, s3://, gs://, https://, memory://.
 """
@@ -71,15 +72,17 @@ class Stream:
         position: Position | None = None,
         bad: BadData | None = None,
     ) -> None:
-        """window: frames held at once. Raises DataError for what is not there, InputError for a window below 1."""
+        """window: frames held at once.
+
+        Raises DataError for what is not there, UsageError for a view that the record lacks, InputError for a window
+        below 1.
+        """
         if window < 1:
             raise InputError(f"the window is {window} frames; give a number from 1")
         self.position, self.bad = position or Position(), bad or BadData()
         self._fs, self._root = require("fsspec", "data").core.url_to_fs(url)
         self._record, self._statistics = find_record(dataset), statistics
-        if view not in self._record.images:
-            raise DataError(unknown(view, self._record.images, f"view of {self._record.name!r}"))
-        self._key, self._chunk, self._window, self._seed = self._record.images[view], chunk, window, seed
+        self._key, self._chunk, self._window, self._seed = self._record.images_of(view), chunk, window, seed
         info = self._describe(url)
         self._features, self._base = info.features, self._root.rstrip("/")
         parts = [part for each, numbers in info.select(split) for part in shards_of(each, numbers)]
@@ -172,6 +175,7 @@ class Stream:
                     (place / name).write_bytes(self._fs.cat_file(f"{self._root.rstrip('/')}/{name}"))
                 except (OSError, ValueError) as error:
                     raise DataError(
-                        f"cannot read {url}/{name}: {error}; give the URL of a data set's version directory"
+                        f"cannot read {url}/{name}: {error}; give the URL of an RLDS data set's version "
+                        "directory; other formats become one with `openvla data convert`"
                     ) from error
             return DatasetInfo.load(place)

@@ -54,6 +54,19 @@ def find_record(dataset: str | DataRecord) -> DataRecord:
     return _from_file(Path(path), name)
 
 
+def named_or_own(named: str | None, own: str) -> str:
+    """Which record applies to data that call themselves `own`: the one that is `named`, else the one of that name.
+
+    Raises UsageError where none is named and none is called so.
+    """
+    if named is None and own not in DATASETS:
+        raise UsageError(
+            f"these data call themselves {own!r}, which no record of the registry is called; say what their actions "
+            "are with --dataset NAME, e.g. bridge_orig, or --dataset FILE.py:NAME"
+        )
+    return own if named is None else named
+
+
 def _from_file(path: Path, name: str) -> DataRecord:
     names = vars(_module(path.absolute()))
     held = {key: value for key, value in names.items() if isinstance(value, DataRecord)}

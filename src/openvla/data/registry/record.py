@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from openvla.data.registry.columns import Part, Steps, join, take
 from openvla.data.registry.filters import is_labeled, keep_all
 from openvla.data.registry.trajectory import unchanged
-from openvla.errors import UsageError
+from openvla.errors import UsageError, lookup
 from openvla.spec import ActionSpec
 
 VIEWS = ("primary", "secondary", "wrist")
@@ -168,16 +168,15 @@ class DataRecord:
         made = {name: take(steps, part) for name, part in self.fields.items()}
         return dict(self.after({**steps, **made, "action": join(steps, self.columns)}))
 
-    @property
-    def primary(self) -> str:
-        """The raw name of the images that training looks at. Raises UsageError where the robot has no such camera."""
-        if "primary" not in self.images:
+    def images_of(self, view: str) -> str:
+        """The raw name of the images that `view` shows. Raises UsageError where the robot has no such camera."""
+        if view == "primary" and view not in self.images:
             held = ", ".join(self.images) or "none"
             raise UsageError(
                 f"data set {self.name!r} has no primary camera, only {held}; train on another data set, or write a "
                 "record of your own that names one of these primary"
             )
-        return self.images["primary"]
+        return lookup(view, self.images, f"view of {self.name!r}")
 
     def camera(self, view: str, coin: bool = False) -> str | None:
         """The raw name of the images that `view` shows, with `coin` those of its twin; None where there is none."""
