@@ -27,10 +27,7 @@ def new_directory(target: Path, error: type[OpenVLAError]) -> Generator[Path]:
     try:
         place.mkdir(parents=True)
         yield place
-        for path in (*place.rglob("*"), place):
-            _sync(path)
-        place.rename(target)
-        _sync(target.parent)
+        publish(place, target)
     except BaseException as cause:
         shutil.rmtree(place, ignore_errors=True)
         _remove_empty(absent)
@@ -55,6 +52,23 @@ def made_directory(path: Path, error: type[OpenVLAError]) -> Generator[None]:
     except BaseException:
         _remove_empty(absent)
         raise
+
+
+def publish(place: Path, target: Path) -> None:
+    """Sync all that lies in `place`, then give it its name `target`. Raises OSError."""
+    for path in (*place.rglob("*"), place):
+        sync(path)
+    place.rename(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's content, or a directory's list of names, is on disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -88,7 +102,7 @@ def write_bytes(path: Path, content: bytes, error: type[OpenVLAError]) -> None:
         with new_file(place) as file:
             file.write(content)
         place.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as cause:
         raise error(f"cannot write {path}: {cause.strerror or cause}; choose another place") from cause
     finally:
@@ -110,11 +124,3 @@ def _remove_empty(directories: list[Path]) -> None:
     for directory in directories:
         with contextlib.suppress(OSError):
             directory.rmdir()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

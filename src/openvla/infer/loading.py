@@ -17,6 +17,7 @@ from openvla.model.locate import CONFIG, resolve
 from openvla.model.presets import Preset
 from openvla.model.prismatic import OpenVLA
 from openvla.nn.hardware import DTYPES, multiplies_bf16
+from openvla.nn.meta import on_meta
 from openvla.nn.quantized import PRECISIONS, QuantizedLinear, check_precision
 
 
@@ -45,7 +46,7 @@ def load_packed(
 def random_packed(preset: Preset, device: torch.device, dtype: torch.dtype, quantize: str | None) -> OpenVLA:
     """A packed model of random weights, made directly in their precision. Raises UsageError where it does not fit."""
     quantized = pick_precision(quantize, device)
-    with torch.device("meta"):
+    with on_meta():
         model = OpenVLA(preset.model)
     check_fits(model, device, dtype, quantized)
     return pack(model, device, dtype, quantized, consume=True)

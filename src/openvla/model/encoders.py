@@ -23,6 +23,7 @@ from torch import Tensor
 from openvla.errors import CheckpointError
 from openvla.model.lazy import LazyTensor, MadeTensor
 from openvla.model.weights import read_tensors
+from openvla.nn.meta import on_meta
 from openvla.nn.vit import VisionTransformer, ViTConfig
 
 _CLIP_NAMES = (
@@ -50,7 +51,7 @@ def read_encoder(path: Path, config: ViTConfig) -> dict[str, LazyTensor]:
     tensors = _plain_names(read_tensors(path))
     if "pos_embed" in tensors:
         tensors["pos_embed"] = _resized(tensors["pos_embed"], config, path)
-    with torch.device("meta"):
+    with on_meta():
         expected = VisionTransformer(config).state_dict()
     for name, wanted in expected.items():
         if name not in tensors:

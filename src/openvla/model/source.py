@@ -27,6 +27,7 @@ from openvla.model.native import add_vision, find_weights, is_native, read_nativ
 from openvla.model.prismatic import ModelConfig, OpenVLA
 from openvla.model.published import read_model_config
 from openvla.model.weights import check_tensors, open_weights
+from openvla.nn.meta import on_meta
 
 CODEC = "codec.json"
 HF, PRISMATIC = "hf", "prismatic"
@@ -87,7 +88,7 @@ def open_source(
 def empty_model(config: ModelConfig, path: Path) -> OpenVLA:
     """The model without values. Raises CheckpointError for sizes that no memory holds."""
     try:
-        with torch.device("meta"):
+        with on_meta():
             return OpenVLA(config)
     except (RuntimeError, TypeError, OverflowError) as error:
         raise CheckpointError(

@@ -28,6 +28,7 @@ from openvla.model.lazy import MadeTensor
 from openvla.model.merge_check import check_merge
 from openvla.model.prismatic import OpenVLA
 from openvla.model.source import HF, Source
+from openvla.nn.meta import on_meta
 from openvla.train.methods import ADAPTERS
 from openvla.train.run_file import read_run
 from openvla.train.saver import STATE, reason
@@ -66,7 +67,7 @@ def _merge(start: Checkpoint, step: Path) -> Checkpoint:
         for name, tensor in start.model.state_dict().items()
     }
     merged = merge_adapter(Source(HF, step, start.config, start.model.config, tensors), adapter)
-    with torch.device("meta"):
+    with on_meta():
         model = OpenVLA(start.model.config)
     model.load_state_dict({name: tensor.mapped() for name, tensor in merged.tensors.items()}, assign=True)
     check_merge(start.model, adapter, model)

@@ -9,7 +9,6 @@ Source: torch.distributed.checkpoint, whose files any number of processes can re
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from openvla.errors import TrainingError
+from openvla.files import publish
 from openvla.train.world import World
 
 STATE = "state"
@@ -98,10 +98,7 @@ class Saver:
         if not self._world.first:
             return
         documents(place)
-        for path in (*place.rglob("*"), place):
-            _sync(path)
-        place.rename(target)
-        _sync(target.parent)
+        publish(place, target)
         for _, old in saved_steps(self._output)[: -self._keep]:
             doomed = old.with_name(f".{old.name}.tmp")  # else a half removed one would look complete
             old.rename(doomed)
@@ -136,11 +133,3 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error) or type(error).__name__).strip().splitlines()[0]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openvla.errors import DataError, OpenVLAError
-from openvla.files import made_directory, read_json, write_text
+from openvla.files import made_directory, publish, read_json, sync, write_text
 
 JOURNAL = "journal.json"
 
@@ -57,7 +57,7 @@ class Journal:
         sealed: all parts are there; what is done from here on can be done again over what is there.
         """
         for path in files:
-            _sync(path)
+            sync(path)
             self._files.append(str(path.relative_to(self.place)))
         content = {"fingerprint": self._fingerprint, "state": state, "files": self._files, "sealed": sealed}
         write_text(self._home / JOURNAL, json.dumps(content), DataError)
@@ -65,10 +65,7 @@ class Journal:
 
     def finish(self) -> None:
         """Sync everything and give the directory its name."""
-        for path in (*self.place.rglob("*"), self.place):
-            _sync(path)
-        self.place.rename(self.target)
-        _sync(self.target.parent)
+        publish(self.place, self.target)
 
     def remove(self) -> None:
         """Leave nothing behind."""
@@ -110,13 +107,5 @@ def _locked(folder: Path) -> Generator[None]:
         except BlockingIOError as cause:
             raise DataError(f"another process is writing {folder}; wait for it, or choose another directory") from cause
         yield
-    finally:
-        os.close(handle)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
