@@ -24,7 +24,7 @@ from slow_link import slow_link
 from openvla.infer.policy import LocalPolicy, load_policy
 from openvla.infer.split import EdgeEncoder, load_edge
 from openvla.serve.edge import EdgePolicy
-from openvla.serve.features import EncodedObservation, Encoding, from_bf16, quantise, to_bf16
+from openvla.serve.features.features import EncodedObservation, Encoding, from_bf16, quantise, to_bf16
 from openvla.sim.metaworld import IMAGE_SIZE
 from openvla.sim.suites import SUITES
 from openvla.spec import Observation

@@ -79,6 +79,18 @@ def test_a_full_stepper_refuses_and_goes_on(policy: LocalPolicy, observations: l
     assert_as_alone(policy, observations[1], drain(stepper)["b"])
 
 
+def test_who_would_find_no_place_waits_for_a_whole_batch(policy: LocalPolicy, observations: list[Observation]) -> None:
+    stepper = policy.stepper(3)
+    assert stepper.room(9) == 3
+    stepper.admit("a", observations[0])
+    assert stepper.room(9) == 2
+    stepper.step()
+    assert [stepper.room(waiting) for waiting in (1, 2, 3)] == [2, 2, 0]
+    while not stepper.step():
+        pass
+    assert stepper.room(9) == 3
+
+
 def test_what_cannot_be_read_comes_back_as_its_error_and_harms_nobody(
     policy: LocalPolicy, observations: list[Observation]
 ) -> None:

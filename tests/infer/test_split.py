@@ -11,7 +11,7 @@ from openvla.errors import CheckpointError, InputError, UsageError
 from openvla.infer.policy import LocalPolicy, load_policy
 from openvla.infer.split import EdgeEncoder, cuts_of, load_edge, save_edge
 from openvla.model.checkpoint import Checkpoint, save_checkpoint
-from openvla.serve.features import EncodedObservation, from_bf16, quantise, to_bf16
+from openvla.serve.features.features import EncodedObservation, from_bf16, quantise, to_bf16
 from openvla.spec import Action, Observation
 
 STAND_IN = np.zeros((1, 1, 3), np.uint8)

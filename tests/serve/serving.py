@@ -93,14 +93,14 @@ class Running:
 
 
 def to_wire(value: np.ndarray) -> Any:
-    from openvla.serve.wire import dumps
+    from openvla.serve.protocols.wire import dumps
 
     return json.loads(dumps(value))
 
 
 def array_of(reply: dict[str, Any]) -> np.ndarray:
     """The array in a decoded /act reply."""
-    from openvla.serve.wire import loads
+    from openvla.serve.protocols.wire import loads
 
     return loads(json.dumps(reply))
 

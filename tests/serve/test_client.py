@@ -16,7 +16,7 @@ from serving import Bright, running
 
 from openvla.errors import ServerError, UsageError
 from openvla.serve.client import RemotePolicy
-from openvla.serve.wire import dumps, loads
+from openvla.serve.protocols.wire import dumps, loads
 from openvla.spec import ActionSpec, Observation, Policy, conventional_spec
 
 VALUES = np.linspace(-0.5, 0.5, 7)

@@ -19,7 +19,7 @@ from openvla.errors import InputError, MissingDependencyError, ServerError, Usag
 from openvla.serve import cluster
 from openvla.serve.client import RemotePolicy
 from openvla.serve.cluster import Fleet, FleetPolicy, Replica, deploy, fleet
-from openvla.serve.refusals import Refusal, overloaded
+from openvla.serve.guard.refusals import Refusal, overloaded
 from openvla.serve.served import Served, spec_from_dict
 from openvla.spec import Action, Observation
 

@@ -12,7 +12,7 @@ from slow_link import slow_link
 
 from openvla.errors import ServerError, UsageError
 from openvla.serve.edge import EdgePolicy
-from openvla.serve.features import Cut, EncodedObservation, from_bf16, to_bf16, write_packet
+from openvla.serve.features.features import Cut, EncodedObservation, from_bf16, to_bf16, write_packet
 from openvla.serve.link import SocketLink
 from openvla.serve.served import Served
 from openvla.spec import Action, Observation

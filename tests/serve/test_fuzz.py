@@ -9,7 +9,7 @@ import pytest
 from fuzzing import malformed, slow_loris
 from serving import IMAGE, Bright, Running, running, wait_until
 
-from openvla.serve.limits import Limits
+from openvla.serve.guard.limits import Limits
 
 IMPATIENT = Limits(head_s=1.0, body_s=1.0, ping_s=1.0, pong_s=1.0)
 

@@ -69,7 +69,7 @@ def test_the_load_generator_is_a_program(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.slow
 def test_the_shipped_policy_holds_the_bar_under_load(tmp_path: Path) -> None:
-    """50 clients for a minute at twice what 16 well-behaved ones get: memory stays, who is let in is served in time."""
+    """50 clients for a minute at twice what 32 well-behaved ones get: memory stays, who is let in is served in time."""
     command = [sys.executable, "-c", "import sys; from openvla.cli.main import main; sys.exit(main())", "serve"]
     server = subprocess.Popen(
         [*command, "--port", "0", "--audit", str(tmp_path / "audit")], stderr=subprocess.PIPE, text=True
@@ -80,7 +80,7 @@ def test_the_shipped_policy_holds_the_bar_under_load(tmp_path: Path) -> None:
         deadline_s = ready(url)
         before = resident_bytes(server.pid)
         alone = ask(url, 1, float("inf"), 5, deadline_s)
-        full = ask(url, 16, float("inf"), 10, deadline_s)
+        full = ask(url, 32, float("inf"), 10, deadline_s)
         found = ask(url, 50, 2 * float(full["answered_hz"]), 60, deadline_s)
         grown = resident_bytes(server.pid) / before - 1
         report = {"alone": alone, "full": full, "twice": found, "deadline_s": deadline_s, "memory_growth": grown}
@@ -90,7 +90,8 @@ def test_the_shipped_policy_holds_the_bar_under_load(tmp_path: Path) -> None:
         assert found["refused_ms"]["p99"] < 200
         assert alone["overhead_ms"]["p50"] < 3
         assert grown < 0.05
-        assert full["answered_hz"] > 2 * alone["answered_hz"]
+        assert found["late"] <= 0.001 * found["answered"]
+        assert full["answered_hz"] > 2.7 * alone["answered_hz"]  # measured: 3.3; the rest is for a busy machine
         began = time.monotonic()
         server.send_signal(signal.SIGTERM)
         assert server.wait(Settings().drain_s) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from serving import SPEC, Bright, running
 
-from openvla.serve.demo import Demo
+from openvla.serve.watch.demo import Demo
 from openvla.spec import Observation, Transition
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs chromium")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from serving import Bright, Running, jpeg, running
 
-from openvla.serve import pictures
-from openvla.serve.limits import MIB, Limits
+from openvla.serve.guard.limits import MIB, Limits
+from openvla.serve.protocols import pictures
 
 FLAT = np.zeros((1000, 1000, 3), np.uint8)
 """3 MB of pixels that fit into a file of a few kilobytes."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from serving import IMAGE, Bright, array_of, running
 
-from openvla.serve.wire import dumps
+from openvla.serve.protocols.wire import dumps
 
 # What the packages do is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,4 +1,4 @@
-"""`openvla convert`: a checkpoint from one format into another, or with an adapter merged."""
+"""`openvla convert`: a checkpoint in another format, with an adapter merged, or what of it runs beside a camera."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ class Options:
     training run (OUTPUT/checkpoints/step-N)."""
     target: Annotated[Path, tyro.conf.Positional]
     """Directory to write; it must not exist yet."""
-    format: Literal["hf", "prismatic"] = "hf"
-    """hf: a Hugging Face directory of the published classes. prismatic: a native run, config.json and a .pt file."""
+    format: Literal["hf", "prismatic", "edge"] = "hf"
+    """hf: a Hugging Face directory of the published classes. prismatic: a native run, config.json and a .pt file. edge:
+    only what runs beside a camera whose features travel to a server; it is no whole checkpoint."""
+    cut: Literal["encoders", "projector"] = "projector"
+    """For the format edge: the last part that runs beside the camera."""
     adapter: Path | None = None
     """A peft directory (LoRA) to merge, in float32."""
     dtype: Literal["keep", "bf16", "fp16", "fp32"] = "keep"
@@ -52,6 +55,10 @@ def run(options: Options) -> Result:
             raise UsageError(f"{options.source} is a saved step of a run; export it as hf first, then convert that")
         export(Path(options.source), options.target)
         return Result({"directory": options.target, "format": "hf"}, f"{options.target}: exported from a training run")
+    if options.format == "edge":
+        return _edge(options)
+    if options.cut != "projector":
+        raise UsageError(f"--cut {options.cut} says where to divide a policy; give it with --format edge")
     done = convert(
         options.source,
         options.target,
@@ -66,3 +73,18 @@ def run(options: Options) -> Result:
     )
     lines = [f"{options.target}: {done.tensors} tensors, {done.size_bytes / 1e9:.2f} GB, {options.format}", *done.notes]
     return Result(done.to_dict(), "\n".join(lines))
+
+
+def _edge(options: Options) -> Result:
+    """The part in front of the cut, as it is stored."""
+    from openvla.infer.split import save_edge
+
+    plain = Options(options.source, options.target, "edge", options.cut, json=options.json)
+    if options != plain:
+        raise UsageError(
+            "the format edge takes the weights as they are stored; convert to hf with these first, then from there"
+        )
+    save_edge(options.source, options.target, cut=options.cut)
+    size = sum(file.stat().st_size for file in options.target.iterdir())
+    found = {"directory": options.target, "format": "edge", "cut": options.cut, "size_bytes": size}
+    return Result(found, f"{options.target}: {options.cut} for beside the camera, {size / 1e9:.2f} GB")

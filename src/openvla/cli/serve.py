@@ -18,9 +18,13 @@ import tyro
 from openvla.cli.output import Result
 
 if TYPE_CHECKING:
-    from openvla.serve.demo import Demo
     from openvla.serve.served import Served
     from openvla.serve.server import Settings
+    from openvla.serve.watch.demo import Demo
+
+SWITCH_S = 5e-4
+"""How long a thread may keep the interpreter while another wants it. The policy comes back for it after each of many
+short computations, and with Python's 5 ms would stand still while the network's thread works."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ def settings(options: Options) -> Settings:
 @contextlib.contextmanager
 def loaded(options: Options) -> Generator[Served]:
     """The policy, in this process or as a fleet that lives as long as the block."""
+    sys.setswitchinterval(SWITCH_S)
     if options.replicas == 1:
         leave_a_core()
         yield load(options)
@@ -183,7 +188,7 @@ def load(options: Options) -> Served:
 def build_demo(suite: str) -> Demo:
     """The simulator for the page. Raises UsageError for an unknown suite."""
     from openvla.errors import lookup
-    from openvla.serve.demo import Demo
+    from openvla.serve.watch.demo import Demo
     from openvla.sim.metaworld import IMAGE_SIZE
     from openvla.sim.suites import SUITES
 

@@ -59,14 +59,26 @@ class Stepper:
         self._working: list[Request] = []
         self._progress: Progress | None = None
 
+    @property
+    def _free(self) -> int:
+        """Places that nobody has."""
+        return self.capacity - len(self._waiting) - len(self._working)
+
+    def room(self, waiting: int) -> int:
+        """How many of `waiting` observations to admit now: all free places, but none where some would be left over.
+
+        All rows take as many steps, so a full batch that starts together ends together, and is read for less than its
+        parts would be. Where more wait than there is room for, the next batch therefore begins when this one ends.
+        """
+        return 0 if self._working and waiting > self._free else self._free
+
     def admit(self, key: Hashable, observation: Observation) -> None:
         """Queue an observation for the next step; its answer carries `key`.
 
         Raises InputError where `capacity` observations are waiting or in work. What is wrong with the observation
         itself comes back from `step`.
         """
-        busy = len(self._waiting) + len(self._working)
-        if busy >= self.capacity:
+        if not self._free:
             raise InputError(f"all {self.capacity} places are taken; call step() until one is free, or ask for more")
         self._waiting.append(Request(key, observation, time.perf_counter()))
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from openvla.infer.engine import Engine
-from openvla.serve.features import EncodedObservation
+from openvla.serve.features.features import EncodedObservation
 from openvla.spec import Observation
 
 IMAGE = "image"

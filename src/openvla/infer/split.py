@@ -40,7 +40,7 @@ from openvla.model.safetensors_file import read_safetensors, write_safetensors
 from openvla.model.source import empty_model, open_source
 from openvla.model.weights import WEIGHTS
 from openvla.nn.hardware import pick_device
-from openvla.serve.features import Cut
+from openvla.serve.features.features import Cut
 from openvla.spec import Observation
 
 KEY = "edge"

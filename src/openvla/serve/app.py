@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from openvla.serve.access import admit, caller_of
-from openvla.serve.act import Act, refused
-from openvla.serve.demo import Demo
-from openvla.serve.openapi import document
-from openvla.serve.refusals import Refusal
+from openvla.serve.guard.access import admit, caller_of
+from openvla.serve.guard.refusals import Refusal
+from openvla.serve.protocols.act import Act, refused
+from openvla.serve.protocols.openapi import document
+from openvla.serve.protocols.sessions import Sessions
 from openvla.serve.service import Service
-from openvla.serve.sessions import Sessions
-from openvla.serve.watching import Watching
+from openvla.serve.watch.demo import Demo
+from openvla.serve.watch.watching import Watching
 
 PAGE = {
     "/": ("index.html", "text/html"),

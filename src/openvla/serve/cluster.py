@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openvla.errors import ServerError, UsageError, require
-from openvla.serve.batching import make_stepper
-from openvla.serve.refusals import UNAVAILABLE, Refusal
-from openvla.serve.scheduler import Scheduler
+from openvla.serve.guard.refusals import UNAVAILABLE, Refusal
+from openvla.serve.queue.batching import make_stepper
+from openvla.serve.queue.scheduler import Scheduler
 from openvla.serve.served import Served, spec_from_dict, spec_to_dict
 from openvla.serve.server import gray
 from openvla.spec import Action, ActionSpec, Observation
@@ -142,6 +142,11 @@ class FleetStepper:
         self._policy = policy
         self._pool = ThreadPoolExecutor(capacity, "fleet")
         self._running: dict[Future[Action], Hashable] = {}
+
+    def room(self, waiting: int) -> int:
+        """As many as the replicas have places for."""
+        del waiting
+        return self.capacity - len(self._running)
 
     def admit(self, key: Hashable, observation: Observation) -> None:
         """Send it on its way."""

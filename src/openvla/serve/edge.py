@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from openvla.errors import ServerError, UsageError
 from openvla.serve.client import RemotePolicy
-from openvla.serve.features import Cut, Encoding, changed_tokens, write_packet
+from openvla.serve.features.features import Cut, Encoding, changed_tokens, write_packet
+from openvla.serve.features.road import IMAGE, Road, Step, Way, size_of
 from openvla.serve.link import LostConnection, Overloaded, SocketLink
-from openvla.serve.pictures import to_jpeg
-from openvla.serve.road import IMAGE, Road, Step, Way, size_of
+from openvla.serve.protocols.pictures import to_jpeg
 from openvla.spec import Action, ActionSpec, Observation
 
 PING_EVERY_S = 10.0

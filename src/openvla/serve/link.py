@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from openvla.errors import InputError, ServerError, require
-from openvla.serve import packing, wire
+from openvla.serve.protocols import packing, wire
 from openvla.serve.served import spec_from_dict
 from openvla.spec import ActionSpec
 

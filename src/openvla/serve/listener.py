@@ -21,9 +21,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from openvla.serve.demo import Demo
-from openvla.serve.limits import Limits
+from openvla.serve.guard.limits import Limits
 from openvla.serve.service import Service
+from openvla.serve.watch.demo import Demo
 
 LAST_WORDS_S = 0.05
 """From the last answer to the closing of connections: the time to write it out."""

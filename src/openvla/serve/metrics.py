@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from openvla.errors import require
-from openvla.serve.safety import Flags
+from openvla.serve.guard.safety import Flags
 
 BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Upper ends of the bins of all latencies, here and in the page."""

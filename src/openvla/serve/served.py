@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla.serve.features import Cut
-from openvla.serve.refusals import bad_request
-from openvla.serve.safety import SafetyRules
+from openvla.serve.features.features import Cut
+from openvla.serve.guard.refusals import bad_request
+from openvla.serve.guard.safety import SafetyRules
 from openvla.spec import Action, ActionSpec, Policy
 
 PROTOCOLS = {"act": "POST /act", "openpi": "GET /ws or / (WebSocket)", "vla-eval": "GET / or /vla-eval (WebSocket)"}

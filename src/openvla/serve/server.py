@@ -19,18 +19,18 @@ import numpy as np
 
 from openvla.errors import UsageError, require
 from openvla.serve.audit import Audit
-from openvla.serve.batching import make_stepper
-from openvla.serve.limits import Limits
-from openvla.serve.safety import Guard, SafetyRules, read_rules, rules_of
-from openvla.serve.scheduler import Scheduler
-from openvla.serve.security import Keys, RateLimit, check_exposure, read_keys
+from openvla.serve.guard.limits import Limits
+from openvla.serve.guard.safety import Guard, SafetyRules, read_rules, rules_of
+from openvla.serve.guard.security import Keys, RateLimit, check_exposure, read_keys
+from openvla.serve.queue.batching import make_stepper
+from openvla.serve.queue.scheduler import Scheduler
 from openvla.serve.served import Served
 from openvla.spec import ActionSpec, Observation
 
 if TYPE_CHECKING:
-    from openvla.serve.demo import Demo
     from openvla.serve.listener import Listener
     from openvla.serve.service import Service
+    from openvla.serve.watch.demo import Demo
 
 PACKAGES = ("starlette", "uvicorn", "websockets", "msgpack", "prometheus_client")
 BACKLOG = 256

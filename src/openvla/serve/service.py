@@ -16,18 +16,18 @@ from typing import Any
 
 from openvla.errors import InputError
 from openvla.serve.audit import Audit
-from openvla.serve.features import EncodedObservation, Packet
-from openvla.serve.kept import Kept
-from openvla.serve.lanes import Answer
-from openvla.serve.limits import Account, Limits, Memory
-from openvla.serve.live import Event, Live
-from openvla.serve.messages import Request, read_request
+from openvla.serve.features.features import EncodedObservation, Packet
+from openvla.serve.features.kept import Kept
+from openvla.serve.guard.limits import Account, Limits, Memory
+from openvla.serve.guard.refusals import Refusal, bad_request, internal
+from openvla.serve.guard.safety import Flags, Guard
+from openvla.serve.guard.security import Keys, RateLimit
 from openvla.serve.metrics import Metrics
-from openvla.serve.refusals import Refusal, bad_request, internal
-from openvla.serve.safety import Flags, Guard
-from openvla.serve.scheduler import Scheduler
-from openvla.serve.security import Keys, RateLimit
+from openvla.serve.protocols.messages import Request, read_request
+from openvla.serve.queue.lanes import Answer
+from openvla.serve.queue.scheduler import Scheduler
 from openvla.serve.served import Served, describe
+from openvla.serve.watch.live import Event, Live
 from openvla.spec import Action
 
 INLINE_BYTES = 1 << 18
@@ -154,14 +154,21 @@ class Service:
         caller = books.caller
         self.rate.spend(caller.key or caller.address)
         self.scheduler.check_room()
-        request = books.request = await self._read(decode, books.size)
-        books.account.add(_unfolded_bytes(request))
-        self.served.check_statistics(request.statistics)
-        self.guard.check_age(request.captured_at)
-        if request.features is not None:
-            request = books.request = self._seen(request, request.features, caller)
-        decoded = time.perf_counter()
-        answer = await self._queued(request, request.robot or caller.lane)
+        with self.scheduler.coming():
+            request = books.request = await self._read(decode, books.size)
+            books.account.add(_unfolded_bytes(request))
+            self.served.check_statistics(request.statistics)
+            self.guard.check_age(request.captured_at)
+            if request.features is not None:
+                request = books.request = self._seen(request, request.features, caller)
+            decoded = time.perf_counter()
+            future = self.scheduler.submit(
+                request.observation,
+                request.robot or caller.lane,
+                deadline_s=request.deadline_s,
+                newest=request.newest,
+            )
+        answer = await self._settled(future, self.scheduler.allowed(request.deadline_s))
         action = self.served.rescale(answer.action, request.statistics)
         action, flags = self.guard.apply(action, _robot(request, caller))
         now = time.perf_counter()
@@ -174,6 +181,7 @@ class Service:
         return Reply(action, flags, timing_ms, books.request_id)
 
     async def _read(self, decode: Callable[[], object], size: int) -> Request:
+        await asyncio.sleep(0)  # whatever else has arrived is known of before this is read
         if size <= INLINE_BYTES:
             small = replace(self.limits, image_pixels=min(INLINE_PIXELS, self.limits.image_pixels))
             with suppress(Refusal):  # it is too large for here
@@ -189,10 +197,8 @@ class Service:
         )
         return replace(request, observation=observation)
 
-    async def _queued(self, request: Request, lane: str) -> Answer:
+    async def _settled(self, future: asyncio.Future[Answer], allowed: float) -> Answer:
         """Wait for the action until the deadline, with a little grace for handing it over."""
-        future = self.scheduler.submit(request.observation, lane, deadline_s=request.deadline_s, newest=request.newest)
-        allowed = self.scheduler.allowed(request.deadline_s)
         try:
             return await asyncio.wait_for(future, allowed + GRACE_S)
         except TimeoutError:

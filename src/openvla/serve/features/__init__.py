@@ -1,0 +1,1 @@
+"""What an encoder beside the camera sends instead of a picture."""

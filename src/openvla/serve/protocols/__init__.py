@@ -1,0 +1,1 @@
+"""The forms in which questions and answers travel: JSON over HTTP, msgpack over WebSockets."""

@@ -1,0 +1,1 @@
+"""Waiting for the policy, in turn and in time, and running together."""

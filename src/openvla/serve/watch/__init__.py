@@ -1,0 +1,1 @@
+"""What people see: the live page, and the simulator that is driven from it."""
