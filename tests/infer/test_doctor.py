@@ -84,7 +84,9 @@ def test_a_nan_stops_the_examination(micro: Path) -> None:
 
 def test_a_model_that_does_not_look_at_its_image_is_found(micro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embed = OpenVLA.embed
-    monkeypatch.setattr(OpenVLA, "embed", lambda self, ids, pixels: embed(self, ids, torch.zeros_like(pixels)))
+    monkeypatch.setattr(
+        OpenVLA, "embed", lambda self, ids, pixels, has_image: embed(self, ids, torch.zeros_like(pixels), has_image)
+    )
     assert outcome(diagnose(micro))["sees the image"] is False
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 import openvla.nn
 from openvla.errors import UsageError
 from openvla.nn import quantized
+from openvla.nn.cpu_kernels import per_token_int8
+from openvla.nn.nibbles import by_row, by_tile, deinterleave, interleave
 from openvla.nn.quantized import (
     PRECISIONS,
     Fp8Linear,
@@ -16,11 +18,8 @@ from openvla.nn.quantized import (
     Int8Linear,
     QuantizedLinear,
     check_precision,
-    deinterleave,
     filled,
     gpu_kernels,
-    interleave,
-    per_token_int8,
     widened,
 )
 
@@ -95,6 +94,15 @@ def test_levels_share_bytes_within_a_tile_and_come_back() -> None:
     assert packed.shape == (128, 3)
     assert packed.view(2, 6, 32)[1, 4, 5] == nibbles[64 + 5, 4] + 16 * nibbles[64 + 37, 4]
     assert torch.equal(deinterleave(packed), nibbles)
+
+
+def test_rows_for_a_gpu_come_back_as_tiles() -> None:
+    nibbles = torch.randint(0, 16, (64, 64), dtype=torch.uint8)
+    rows = by_row(interleave(nibbles))
+    words = rows.view(torch.int32)
+    assert all(words[3, 4 * half + t] >> (4 * i) & 15 == nibbles[3, 32 * half + 4 * i + t]
+               for half in range(2) for i in range(8) for t in range(4))  # fmt: skip
+    assert torch.equal(by_tile(rows), interleave(nibbles))
 
 
 def test_a_processor_with_another_order_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

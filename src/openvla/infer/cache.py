@@ -34,7 +34,7 @@ class StaticCache(KVCache):
         self.rows = rows
         self._slots = torch.arange(capacity, device=device)
         self._target: Tensor | None = None
-        self._positions: Tensor | None = None
+        self._places: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
@@ -43,11 +43,13 @@ class StaticCache(KVCache):
 
     def start(self, rows: Int[Tensor, "B"]) -> None:
         """The next pass holds the first tokens of `rows`, which look at each other only."""
-        self._target, self._positions = rows, None
+        self._target, self._places = rows, None
 
     def extend(self, positions: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T S"]:
         """The next pass holds tokens at `positions` of the first B rows; returns which slots they may look at."""
-        self._target, self._positions = None, positions
+        heads = len(positions) * self.keys.shape[2]
+        first = torch.arange(0, heads * self.capacity, self.capacity, device=positions.device)
+        self._target, self._places = None, (first.view(len(positions), -1, 1) + positions[:, None]).flatten()
         return self._slots <= positions[:, None, :, None]
 
     def append(
@@ -55,15 +57,14 @@ class StaticCache(KVCache):
     ) -> tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]]:
         """Store one layer's new keys and values; returns all that the new tokens look at."""
         keys, values = self.keys[layer], self.values[layer]
-        if self._positions is None:
+        if self._places is None:
             assert self._target is not None
             keys[:, :, : key.shape[2]].index_copy_(0, self._target, key)
             values[:, :, : value.shape[2]].index_copy_(0, self._target, value)
             return key, value
         keys, values = keys[: len(key)], values[: len(value)]
-        slots = self._positions[:, None, :, None].expand_as(key)
-        keys.scatter_(2, slots, key)
-        values.scatter_(2, slots, value)
+        keys.flatten(0, 2).index_copy_(0, self._places, key.flatten(0, 2))  # not scatter_, which sorts its indices
+        values.flatten(0, 2).index_copy_(0, self._places, value.flatten(0, 2))
         return keys, values
 
     def advance(self, tokens: int) -> None:

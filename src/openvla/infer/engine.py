@@ -29,6 +29,8 @@ from openvla.codec.batch import pad
 from openvla.errors import InputError
 from openvla.infer.cache import StaticCache
 from openvla.infer.clock import Clock
+from openvla.infer.gpu_decoder import accelerated
+from openvla.infer.gpu_vision import accelerated_vision
 from openvla.infer.graph import Graphed
 from openvla.infer.speculation import Guess
 from openvla.model.prismatic import OpenVLA
@@ -81,6 +83,8 @@ class Engine:
         embedding = model.language_model.model.embed_tokens.weight
         self.device, self.dtype = embedding.device, embedding.dtype
         self.bucket = bucket or (16 if self.device.type == "cuda" else 1)
+        self._decoder = accelerated(model.language_model.model)
+        self._encode = accelerated_vision(model.vision_backbone)
         head = model.language_model.lm_head
         self._head = head.weight[choices.start : choices.stop]
         bias = getattr(head, "bias", None)
@@ -185,7 +189,7 @@ class Engine:
     # What follows runs on the device alone, with fixed shapes.
 
     def _see_pass(self, pixels: Float[Tensor, "B I S S"]) -> tuple[Tensor, ...]:
-        return (self.model.projector(self.model.vision_backbone(pixels)),)
+        return (self.model.projector(self._encode(pixels)),)
 
     def _read_pass(
         self,
@@ -196,7 +200,7 @@ class Engine:
         tokens: Int[Tensor, "B K"],
         patches: Float[Tensor, "B P D"],
     ) -> tuple[Tensor, ...]:
-        decoder = self.model.language_model.model
+        decoder = self._decoder
         text = decoder.embed_tokens(ids)
         fused = torch.cat([text[:, :1], patches, text[:, 1:]], dim=1)
         self.cache.start(rows)
@@ -215,7 +219,7 @@ class Engine:
         count: Int[Tensor, "B 1"],
         length: Int[Tensor, "B 1"],
     ) -> tuple[Tensor, ...]:
-        decoder = self.model.language_model.model
+        decoder = self._decoder
         for _ in range(passes):
             index = count - 1 + self._offsets[:width]
             fed = decoder.embed_tokens(tokens.gather(1, index.clamp(max=self.count - 1)))

@@ -47,16 +47,22 @@ class FusedAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], rotary: Rotary, mask: Bool[Tensor, "B 1 T S"] | None, cache: KVCache
     ) -> Float[Tensor, "B T C"]:
-        fused, turning = self.qkv(x), sum(self.heads[:2])
+        return self.out(self.mix(self.qkv(x), rotary, mask, cache))
+
+    def mix(
+        self, fused: Float[Tensor, "B T H"], rotary: Rotary, mask: Bool[Tensor, "B 1 T S"] | None, cache: KVCache
+    ) -> Float[Tensor, "B T C"]:
+        """Values mixed by attention, heads side by side, of queries, keys and values side by side."""
+        turning = sum(self.heads[:2])
         heads = fused.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        if x.is_cuda and self.rotate is rotate:
+        if fused.is_cuda and self.rotate is rotate:
             turned = gpu_kernels().rotate(fused, *rotary, turning)
         else:
             turned = self.rotate(heads[:, :turning], *rotary)
         query, key = turned.split(self.heads[:2], dim=1)
         value = heads[:, turning:]
         key, value = cache.append(self.layer, key, value)
-        return self.out(attention(query, key, value, mask, causal=mask is None))
+        return attention(query, key, value, mask, causal=mask is None)
 
 
 class FusedSwiGLU(nn.Module):
@@ -83,7 +89,7 @@ class FusedNorm(RMSNorm):
         self.eps, self.weight = plain.eps, plain.weight
 
     def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N C"]:
-        return gpu_kernels().rms_norm(x, self.weight, self.eps) if x.is_cuda else super().forward(x)
+        return gpu_kernels().rms_norm(x, self.weight, self.eps)[1] if x.is_cuda else super().forward(x)
 
 
 @torch.no_grad()

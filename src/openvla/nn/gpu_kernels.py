@@ -16,7 +16,7 @@ from typing import no_type_check
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
 ROWS = 16
 """Most rows of `eight_bits` and `four_bits`."""
@@ -41,26 +41,23 @@ def _eight_bits(x, w, scale, y, m, n, k, part, most: tl.constexpr, strip: tl.con
 
 @triton.jit
 @no_type_check
-def _four_bits(x, totals, levels, steps, y, m, n, k, groups, per_part, most: tl.constexpr):
-    rows, low, inner = tl.arange(0, most), tl.arange(0, 32), tl.arange(0, 64)
-    tile = tl.program_id(0)
-    low_sums, high_sums = tl.zeros((most, 32), tl.float32), tl.zeros((most, 32), tl.float32)
+def _four_bits(x, totals, levels, steps, y, m, n, groups, per_part, most: tl.constexpr, strip: tl.constexpr):
+    rows, columns, inner = tl.arange(0, most), tl.program_id(0) * strip + tl.arange(0, strip), tl.arange(0, 16)
+    sums = tl.zeros((most, strip), tl.float32)
     first = tl.program_id(1) * per_part
     for group in range(first, min(first + per_part, groups)):
-        a = tl.load(x + rows[:, None] * k + group * 64 + inner[None], rows[:, None] < m, 0.0)
         total = tl.load(totals + rows * groups + group, rows < m, 0.0)
-        b = tl.load(levels + ((tile * groups + group) * 64 + inner[:, None]) * 32 + low[None]).to(tl.int16)
-        scales = steps + (group * n + tile * 64 + low) * 2
-        # The bfloat16 with these bits is 128 + level: no conversion is needed, and what is too much is subtracted once.
-        step, offset = tl.load(scales).to(tl.float32), tl.load(scales + 1).to(tl.float32)
-        part = tl.dot(a, ((b & 15) | 0x4300).to(tl.bfloat16, bitcast=True))
-        low_sums += part * step[None] + total[:, None] * (offset - 136 * step)[None]
-        step, offset = tl.load(scales + 64).to(tl.float32), tl.load(scales + 65).to(tl.float32)
-        part = tl.dot(a, ((b >> 4) | 0x4300).to(tl.bfloat16, bitcast=True))
-        high_sums += part * step[None] + total[:, None] * (offset - 136 * step)[None]
-    place = (tl.program_id(1) * m + rows[:, None]) * n + tile * 64 + low[None]
-    tl.store(y + place, low_sums, rows[:, None] < m)
-    tl.store(y + place + 32, high_sums, rows[:, None] < m)
+        words = tl.load(levels + (columns[None] * groups + group) * 8 + inner[:, None] % 8) >> (inner[:, None] // 8 * 4)
+        both = tl.load(steps + columns * groups + group)
+        part = tl.zeros((most, strip), tl.float32)
+        for pair in tl.static_range(4):
+            a = tl.load(x + ((rows[:, None] * groups + group) * 4 + pair) * 16 + inner[None], rows[:, None] < m, 0.0)
+            # The bfloat16 with these bits is 128 + level: no conversion, and what is too much is subtracted once.
+            b = (((words >> (8 * pair)) & 15) | 0x4300).to(tl.int16).to(tl.bfloat16, bitcast=True)
+            part = tl.dot(a, b, part)
+        step, offset = (both << 16).to(tl.float32, bitcast=True), (both & -65536).to(tl.float32, bitcast=True)
+        sums += part * step[None] + total[:, None] * (offset - 136 * step)[None]
+    tl.store(y + (tl.program_id(1) * m + rows[:, None]) * n + columns[None], sums, rows[:, None] < m)
 
 
 @triton.jit
@@ -75,16 +72,17 @@ def _sum(parts, y, size, count: tl.constexpr, strip: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _unpack(levels, steps, weight, n, groups):
-    tile, group = tl.program_id(0), tl.program_id(1)
-    low, index = tl.arange(0, 32), group * 64 + tl.arange(0, 64)
-    b = tl.load(levels + (tile * groups * 64 + index[:, None]) * 32 + low[None])
-    scales = steps + (group * n + tile * 64 + low) * 2
-    place = weight + index[:, None] * n + tile * 64 + low[None]
-    step, offset = tl.load(scales).to(tl.float32), tl.load(scales + 1).to(tl.float32)
-    tl.store(place, ((b & 15).to(tl.float32) - 8) * step[None] + offset[None])
-    step, offset = tl.load(scales + 64).to(tl.float32), tl.load(scales + 65).to(tl.float32)
-    tl.store(place + 32, ((b >> 4).to(tl.float32) - 8) * step[None] + offset[None])
+def _unpack(levels, steps, weight, groups, rows: tl.constexpr, block: tl.constexpr):
+    row = tl.program_id(0) * rows + tl.arange(0, rows)[:, None]
+    index = tl.program_id(1) * block + tl.arange(0, block)[None]
+    inside = index < groups * 8
+    words = tl.load(levels + row.to(tl.int64) * groups * 8 + index, inside, 0)
+    both = tl.load(steps + row * groups + index // 8, inside, 0)
+    step, offset = (both << 16).to(tl.float32, bitcast=True), (both & -65536).to(tl.float32, bitcast=True)
+    target = weight + row.to(tl.int64) * groups * 64 + index // 4 * 32 + index % 4
+    for place in tl.static_range(8):
+        level = ((words >> (4 * place)) & 15).to(tl.float32) - 8
+        tl.store(target + 4 * place, (level * step + offset).to(weight.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -110,11 +108,38 @@ def _dequantise(sums, step, scale, y, n, strip: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _norm(x, weight, y, k, eps, block: tl.constexpr):
+def _norm(x, add, weight, summed, y, k, eps, added: tl.constexpr, block: tl.constexpr):
     row, index = tl.program_id(0), tl.arange(0, block)
-    wide = tl.load(x + row * k + index, index < k, 0.0).to(tl.float32)
-    quotient = (wide * tl.rsqrt(tl.sum(wide * wide) / k + eps)).to(y.dtype.element_ty)
-    tl.store(y + row * k + index, quotient * tl.load(weight + index, index < k, 0.0), index < k)
+    values = tl.load(x + row * k + index, index < k, 0.0)
+    if added:
+        more = tl.load(add + row * k + index, index < k, 0.0)
+        values = (values.to(tl.float32) + more.to(tl.float32)).to(values.dtype)
+        tl.store(summed + row * k + index, values, index < k)
+    wide = values.to(tl.float32)
+    quotient = (wide * tl.rsqrt(tl.sum(wide * wide) / k + eps)).to(y.dtype.element_ty).to(tl.float32)
+    gain = tl.load(weight + index, index < k, 0.0).to(tl.float32)
+    tl.store(y + row * k + index, (quotient * gain).to(y.dtype.element_ty), index < k)
+
+
+@triton.jit
+@no_type_check
+def _layer_norm(
+    x, add, factor, weight, bias, summed, y, k, eps, added: tl.constexpr, scaled: tl.constexpr, block: tl.constexpr
+):
+    row, index = tl.program_id(0), tl.arange(0, block)
+    values = tl.load(x + row * k + index, index < k, 0.0)
+    if added:
+        more = tl.load(add + row * k + index, index < k, 0.0).to(tl.float32)
+        if scaled:
+            more = (more * tl.load(factor + index, index < k, 0.0).to(tl.float32)).to(values.dtype).to(tl.float32)
+        values = (values.to(tl.float32) + more).to(values.dtype)
+        tl.store(summed + row * k + index, values, index < k)
+    wide = values.to(tl.float32)
+    wide = tl.where(index < k, wide - tl.sum(wide) / k, 0.0)
+    wide *= tl.rsqrt(tl.sum(wide * wide) / k + eps)
+    wide = wide * tl.load(weight + index, index < k, 0.0).to(tl.float32)
+    wide += tl.load(bias + index, index < k, 0.0).to(tl.float32)
+    tl.store(y + row * k + index, wide.to(y.dtype.element_ty), index < k)
 
 
 @triton.jit
@@ -165,15 +190,18 @@ def eight_bits(x: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype = to
 
 
 def four_bits(x: Tensor, levels: Tensor, steps: Tensor) -> Tensor:
-    """The product x W^T (M, R) for bfloat16 x (M, K), M <= 16, and weights in the form of `Int4Linear`."""
-    (m, k), n, groups = x.shape, len(levels), len(steps)
+    """The product x W^T (M, R) for bfloat16 x (M, L), M <= 16; weights (R, L / 2), (R, L / 64, 2), as `by_row`."""
+    (m, k), n = x.shape, len(levels)
+    groups, strip = k // 64, 32
     per_part = triton.cdiv(groups, 8)
     parts = triton.cdiv(groups, per_part)
     y = torch.empty((parts, m, n), dtype=torch.float32, device=x.device)
     totals = x.unflatten(1, (groups, 64)).sum(-1, dtype=torch.float32)
-    _four_bits[n // 64, parts](
-        x.contiguous(), totals, levels, steps, y, m, n, k, groups, per_part, ROWS, num_warps=2, num_stages=3
-    )
+    ordered = x.unflatten(1, (groups, 2, 8, 4)).transpose(2, 3).contiguous()
+    _four_bits[n // strip, parts](
+        ordered, totals, levels.view(torch.int32), steps.view(torch.int32), y, m, n, groups, per_part, ROWS, strip,
+        num_warps=2, num_stages=3,
+    )  # fmt: skip
     return sum_parts(y, x.dtype)
 
 
@@ -185,10 +213,12 @@ def sum_parts(parts: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def unpack(levels: Tensor, steps: Tensor) -> Tensor:
-    """The weights of an `Int4Linear` as a bfloat16 matrix (L, R)."""
-    n, groups = len(levels), len(steps)
-    weight = torch.empty((groups * 64, n), dtype=torch.bfloat16, device=levels.device)
-    _unpack[n // 64, groups](levels, steps, weight, n, groups, num_warps=2)
+    """The weights of an `Int4Linear` as a bfloat16 matrix (R, L)."""
+    n, groups = len(levels), levels.shape[1] // 32
+    weight = torch.empty((n, groups * 64), dtype=torch.bfloat16, device=levels.device)
+    _unpack[n // 4, triton.cdiv(groups, 32)](
+        levels.view(torch.int32), steps.view(torch.int32), weight, groups, 4, 256, num_warps=4
+    )
     return weight
 
 
@@ -208,16 +238,30 @@ def dequantise(sums: Tensor, step: Tensor, scale: Tensor, dtype: torch.dtype) ->
     return y
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`RMSNorm` (decoder_layers.py) in one kernel."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The sum x + add, or x itself, and its `RMSNorm` (decoder_layers.py), in one kernel."""
     y, k = torch.empty_like(x), x.shape[-1]
-    _norm[x.numel() // k,](x, weight, y, k, eps, triton.next_power_of_2(k), num_warps=8)
-    return y
+    summed = x if add is None else torch.empty_like(x)
+    block = triton.next_power_of_2(k)
+    _norm[x.numel() // k,](x, x if add is None else add, weight, summed, y, k, eps, add is not None, block, num_warps=8)
+    return summed, y
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm, add: Tensor | None, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The sum x + add * factor, or x itself where nothing is to be added, and its layer norm, in one kernel."""
+    x = x.contiguous()
+    y, k = torch.empty_like(x), x.shape[-1]
+    summed = x if add is None else torch.empty_like(x)
+    _layer_norm[x.numel() // k,](
+        x, x if add is None else add, x if factor is None else factor, norm.weight, norm.bias, summed, y, k, norm.eps,
+        add is not None, factor is not None, triton.next_power_of_2(k), num_warps=4,
+    )  # fmt: skip
+    return summed, y
 
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up for gate and up side by side in the last axis."""
     n = x.shape[-1] // 2
     y = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
-    _gate[x.numel() // (2 * n), triton.cdiv(n, 1024)](x, y, n, 1024)
+    _gate[x.numel() // (2 * n), triton.cdiv(n, 1024)](x.contiguous(), y, n, 1024)
     return y

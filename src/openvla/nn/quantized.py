@@ -22,17 +22,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int8, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from openvla.errors import UsageError
+from openvla.nn import cpu_kernels
+from openvla.nn.nibbles import TILE, by_row, by_tile, deinterleave, interleave
 
 GROUP = 64
 """Weights of a row that share scale and offset in int4."""
-TILE = 64
-"""Rows that the int4 form interleaves."""
-UNPACK_ROWS = 64
-"""From so many input rows on, int4 weights are unpacked for one matrix product: the kernel re-reads them per row."""
 
 
 class QuantizedLinear(nn.Module):
@@ -101,7 +99,7 @@ class Int8Linear(QuantizedLinear):
 
     def settle(self) -> None:
         if self.weight.device.type == "cpu":
-            self.weight = torch.ops.onednn.qlinear_prepack(self.weight, [1, self.columns])
+            self.weight = cpu_kernels.arranged_8_bits(self.weight)
             self._zeros = torch.zeros(self.rows, dtype=torch.int32)
         else:  # cuBLAS takes sizes that are multiples of 8
             self._padded = filled(self.weight, 8)
@@ -112,11 +110,7 @@ class Int8Linear(QuantizedLinear):
 
     def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
         if self.weight.is_mkldnn:
-            levels, step = per_token_int8(x)
-            y = torch.ops.onednn.qlinear_pointwise(
-                levels, 1.0, 0, self.weight, self.scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-            )
-            return y * step
+            return cpu_kernels.eight_bits(x, self.weight, self.scale, self._zeros)
         gpu = gpu_kernels()
         if len(x) <= gpu.ROWS:
             return gpu.eight_bits(x.bfloat16(), self.weight, self.scale)
@@ -131,6 +125,7 @@ class Int4Linear(QuantizedLinear):
 
     Two rows of a tile of 64, d and d + 32, share a byte, and columns follow each other (R / 64, L, 32): the order of
     the AVX-512 kernel, so that a saved file can be mapped and used as it is. Rows and columns are filled up with zeros.
+    On a GPU each row lies together (`by_row`), and so do its steps (R, G, 2).
     """
 
     bits = 4 + 32 / GROUP
@@ -154,32 +149,34 @@ class Int4Linear(QuantizedLinear):
 
     def settle(self) -> None:
         if self.levels.device.type == "cpu":
-            self._packed = self.levels if _native_order_is_ours() else _pack_for_cpu(deinterleave(self.levels).int())
-            pairs = torch.tensor([[byte & 15, byte >> 4] for byte in range(256)])
-            self._pairs = (pairs - 8).bfloat16().view(torch.int32).flatten()
+            ours = _native_order_is_ours()
+            self._packed = self.levels if ours else cpu_kernels.arranged_4_bits(deinterleave(self.levels))
+        else:
+            self.order_by_row()
+
+    def order_by_row(self) -> None:
+        """From the portable order to that of the GPU's kernels."""
+        self.levels, self.steps = by_row(self.levels), self.steps.transpose(0, 1).contiguous()
+
+    def portable(self) -> dict[str, Tensor]:
+        if self.levels.device.type == "cpu":
+            return super().portable()
+        order = {"levels": by_tile(self.levels), "steps": self.steps.transpose(0, 1).contiguous()}
+        return {**super().portable(), **order}
 
     def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
         padded = widened(x, self.levels.shape[1] * 2).bfloat16()
         if self.levels.device.type == "cuda":
             gpu = gpu_kernels()
             few = len(x) <= gpu.ROWS
-            y = gpu.four_bits(padded, self.levels, self.steps) if few else padded @ gpu.unpack(self.levels, self.steps)
-        elif len(x) < UNPACK_ROWS:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(padded, self._packed, GROUP, self.steps)
+            y = (
+                gpu.four_bits(padded, self.levels, self.steps)
+                if few
+                else F.linear(padded, gpu.unpack(self.levels, self.steps))
+            )
         else:
-            y = self._unpacked_product(padded)
+            y = cpu_kernels.four_bits(padded, self._packed, self.levels, self.steps)
         return y[:, : self.rows]
-
-    def _unpacked_product(self, x: Float[Tensor, "M L"]) -> Float[Tensor, "M R"]:
-        """One bf16 matrix product; a table turns each byte into two bf16 weights, next to each other as one int32."""
-        tiles = self.levels.view(-1, x.shape[1], TILE // 2).transpose(0, 1)
-        pairs = self._pairs.index_select(0, tiles.reshape(-1).int())
-        weight = pairs.view(torch.bfloat16).view(
-            -1, GROUP, self.levels.shape[0]
-        )  # (G, 64, R), rows of a tile d, d + 32
-        step, offset = self.steps.unflatten(1, (-1, 2, TILE // 2)).transpose(2, 3).flatten(1, 3).unbind(-1)
-        weight.mul_(step[:, None]).add_(offset[:, None])
-        return (x @ weight.flatten(0, 1)).unflatten(1, (-1, TILE // 2, 2)).transpose(2, 3).flatten(1)
 
 
 class Fp8Linear(QuantizedLinear):
@@ -206,7 +203,9 @@ class Fp8Linear(QuantizedLinear):
         if len(x) <= gpu.ROWS:
             return gpu.eight_bits(x.bfloat16(), self.weight, self.scale)
         levels, step = gpu.per_token(widened(x, self._padded.shape[1]), torch.float8_e4m3fn)
-        y = torch.ops.aten._scaled_mm(levels, self._padded.t(), step, self._scales, out_dtype=torch.bfloat16)
+        y = torch.ops.aten._scaled_mm(
+            levels, self._padded.t(), step, self._scales, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
         return y[:, : self.rows]
 
 
@@ -227,24 +226,6 @@ def check_precision(name: str, device: torch.device) -> None:
             f"quantize='fp8' needs a GPU of compute capability 8.9 or higher, and this one has {major}.{minor}; "
             "choose 'int8' or 'int4'"
         )
-
-
-def per_token_int8(x: Float[Tensor, "M K"]) -> tuple[Int8[Tensor, "M K"], Float[Tensor, "M 1"]]:
-    """Levels -127..127 and the step of each row, so that levels * step is nearly x."""
-    step = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 127
-    return torch.round(x / step).to(torch.int8), step
-
-
-def interleave(nibbles: UInt8[Tensor, "R L"]) -> UInt8[Tensor, "R H"]:
-    """Two levels 0..15 a byte: row d of a tile low, row d + 32 high, column after column. R is a multiple of 64."""
-    low, high = nibbles.view(-1, 2, TILE // 2, nibbles.shape[1]).transpose(2, 3).unbind(1)
-    return (low | high << 4).contiguous().view(len(nibbles), -1)
-
-
-def deinterleave(levels: UInt8[Tensor, "R H"]) -> UInt8[Tensor, "R L"]:
-    """The inverse of `interleave`."""
-    tiles = levels.view(len(levels) // TILE, -1, TILE // 2)
-    return torch.stack([tiles & 15, tiles >> 4], dim=1).transpose(2, 3).reshape(len(levels), -1)
 
 
 def random_bytes(shape: tuple[int, ...] | torch.Size) -> UInt8[Tensor, "..."]:
@@ -277,11 +258,7 @@ def gpu_kernels() -> Any:
     return gpu_kernels
 
 
-def _pack_for_cpu(nibbles: Tensor) -> Tensor:
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(nibbles, 1)
-
-
 def _native_order_is_ours() -> bool:
     """Whether this processor's int4 kernel keeps weights in the order of `interleave`, tried on one tile."""
-    nibbles = torch.arange(TILE * GROUP, dtype=torch.int32).view(TILE, GROUP) % 13
-    return torch.equal(_pack_for_cpu(nibbles), interleave(nibbles.to(torch.uint8)))
+    nibbles = (torch.arange(TILE * GROUP) % 13).to(torch.uint8).view(TILE, GROUP)
+    return torch.equal(cpu_kernels.arranged_4_bits(nibbles), interleave(nibbles))

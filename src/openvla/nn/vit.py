@@ -170,12 +170,15 @@ class VisionTransformer(nn.Module):
             self.attn_pool = AttentionPool(config)
 
     def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P C"]:
-        x = self._with_prefix(self.patch_embed(pixels))
-        if self.config.norm_pre:
-            x = self.norm_pre(x)
+        x = self.embed(pixels)
         for block in list(self.blocks)[:-1]:
             x = block(x)
         return x[:, self.config.prefix_tokens :]
+
+    def embed(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B N C"]:
+        """What the first block reads."""
+        x = self._with_prefix(self.patch_embed(pixels))
+        return self.norm_pre(x) if self.config.norm_pre else x
 
     def _with_prefix(self, x: Float[Tensor, "B P C"]) -> Float[Tensor, "B N C"]:
         """Add the positions and put class token and registers before the patches."""

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from openvla.nn.cpu_kernels import INT8_ROWS, UNPACK_ROWS, UNPACKED_TILES, per_token_int8, unpacked
+from openvla.nn.nibbles import TILE, deinterleave
+from openvla.nn.quantized import Int4Linear, Int8Linear
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_more_rows_than_one_int8_product_takes_are_answered_as_each_alone() -> None:
+    layer, x = Int8Linear.of(random(48, 64)), random(INT8_ROWS + 24, 64)
+    together = layer(x)
+    for row in (0, INT8_ROWS - 1, INT8_ROWS, INT8_ROWS + 23):
+        assert torch.equal(layer(x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_levels_times_step_are_the_input_within_half_a_step(dtype: torch.dtype) -> None:
+    x = random(7, 100).to(dtype)
+    levels, step = per_token_int8(x)
+    assert step.dtype == dtype
+    assert levels.abs().amax(1).eq(127).all()
+    assert ((levels.float() * step.float() - x.float()).abs() <= 0.5001 * step.float()).all()
+
+
+def test_an_input_is_not_changed_by_counting_its_levels() -> None:
+    x = random(3, 64)
+    before = x.clone()
+    per_token_int8(x)
+    assert torch.equal(x, before)
+
+
+def test_half_precision_rows_of_zeros_give_zeros() -> None:
+    weight, x = random(64, 64), random(2, 64).half()
+    x[1] = 0
+    y = Int8Linear.of(weight)(x)
+    assert y.dtype == torch.float16
+    assert y[1].eq(0).all()
+    torch.testing.assert_close(y[0].float(), x[0].float() @ weight.t(), rtol=0.05, atol=0.3)
+
+
+def test_unpacked_weights_are_level_less_eight_times_step_plus_offset() -> None:
+    stored = Int4Linear.encode(random(2 * TILE, 192))
+    step, offset = stored["steps"].float().repeat_interleave(64, 0).unbind(-1)
+    exact = ((deinterleave(stored["levels"]).float().t() - 8) * step + offset).bfloat16()
+    order = torch.arange(TILE).view(2, -1).t().flatten()
+    found = unpacked(stored["levels"], stored["steps"])
+    assert torch.equal(found, torch.cat([exact[:, order], exact[:, TILE + order]], dim=1))
+
+
+def test_int4_weights_of_many_tiles_are_the_same_for_many_rows_as_for_few() -> None:
+    layer, x = Int4Linear.of(random((UNPACKED_TILES + 1) * TILE + 5, 64)), random(UNPACK_ROWS, 64).bfloat16()
+    torch.testing.assert_close(layer(x), torch.cat([layer(part) for part in x.split(8)]), rtol=0.02, atol=0.1)
