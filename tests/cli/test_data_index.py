@@ -60,11 +60,23 @@ def test_bench_data_measures_every_stage(toy_data: Path, capsys: Any) -> None:
     ]
     assert main([*line, "--augment", "--samples-per-s", "10000", "--json"]) == 0
     found = printed(capsys)
-    assert list(found["frames_per_s"]) == ["read", "decode", "resize", "augment", "encode", "collate", "all"]
+    assert list(found["frames_per_s"]) == ["read", "decode", "resize", "augment", "encode", "all"]
     assert min(found["frames_per_s"].values()) > 0
     assert 0 <= found["stall_share"] <= 1
     assert found["first_batch_s"] > 0
+    assert found["soak"] is None
     assert found["resident_bytes"] > 0
+
+
+def test_bench_data_watches_memory_on_request(toy_data: Path, capsys: Any) -> None:
+    line = ["bench", "data", str(toy_data), "--dataset", "metaworld", "--frames", "16", "--batch-size", "8"]
+    assert main([*line, "--samples-per-s", "10000", "--soak", "160", "--json"]) == 0
+    soak = printed(capsys)["soak"]
+    assert soak["frames"] == 160
+    assert soak["frames_per_s"] > 0
+    assert 0 <= soak["growth_bytes"] < 50e6
+    assert main([*line, "--soak", "-1"]) == 2
+    assert "the soak is -1 frames; give a number from 0" in capsys.readouterr().err
 
 
 def test_bench_alone_is_still_the_policy_bench(capsys: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 from openvla.cli.main import main
 from openvla.codec.statistics import load_statistics
 from openvla.data.episode import build_episode
-from openvla.data.rlds import write_episodes
+from openvla.data.rlds import read_episodes, write_episodes
 
 MY_FILE = """
 from openvla.data.registry.columns import inverted
@@ -100,3 +100,31 @@ def test_two_sets_are_compared_in_words(capsys, data: Path, my_file: str, tmp_pa
 def test_a_wrong_line_is_one_sentence(capsys, data: Path, line: str, words: str) -> None:
     assert main(["data", "stats", *line.format(data=data).split()]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["stats", "inspect"])
+def test_a_torn_end_is_one_sentence_or_left_out_and_listed(capsys, data: Path, my_file: str, verb: str) -> None:
+    shard = next(data.glob("*.tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[:-5])
+    line = ["data", verb, str(data), "--dataset", my_file]
+    assert main(line) == 2
+    assert "record 3 at byte" in capsys.readouterr().err
+    assert main([*line, "--on-bad", "skip"]) == 0
+    out = capsys.readouterr().out
+    assert "3 episodes" in out
+    assert "skipped 1:" in out
+
+
+def test_the_doctor_mends_what_a_record_of_ones_own_makes_of_the_data(
+    capsys, data: Path, my_file: str, tmp_path: Path
+) -> None:
+    line = ["data", "doctor", "--dataset", my_file, "--checkpoint", "none", "--json"]
+    fixes = ["--fix", "resample=5hz,invert-gripper", "--fixed-output", str(tmp_path / "mended")]
+    assert main([*line, str(data), *fixes]) == 0
+    fixed = json.loads(capsys.readouterr().out)["fixed"]
+    assert (fixed["episodes"], fixed["steps"]) == (4, 12)
+    before, after = (next(read_episodes(place)).steps["action"] for place in (data, fixed["directory"]))
+    assert after[:, :6] == pytest.approx(before[:, :6].reshape(3, 2, 6).sum(axis=1), abs=1e-5)
+    assert np.array_equal(after[:, 6], 1 - before[1::2, 6])
+    assert main([*line, fixed["directory"], "--hz", "5"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 12

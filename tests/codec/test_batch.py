@@ -46,10 +46,3 @@ def test_images_of_different_shapes_are_refused() -> None:
     other = Example(np.zeros((3, 2, 3), np.float32), np.zeros(3, np.int64), np.zeros(3, np.int64))
     with pytest.raises(InputError, match=r"image 1 of a batch is \(3, 2, 3\), the ones before it \(3, 2, 2\)"):
         collate([example(3, 5), other], pad_token_id=9)
-
-
-def test_examples_may_be_made_one_after_the_other() -> None:
-    rows = [example(3, 5), example(6, 7)]
-    streamed = collate(iter(rows), pad_token_id=9, count=2)
-    for name, values in collate(rows, pad_token_id=9).items():
-        assert np.array_equal(values, streamed[name])

@@ -33,3 +33,16 @@ def test_a_smaller_image_may_be_decoded_in_place_of_the_whole(shape: tuple[int, 
 def test_damaged_bytes_are_a_value_error() -> None:
     with pytest.raises(ValueError, match="JPEG"):
         decode_jpeg(encode_jpeg(NOISE)[:-100])
+
+
+@pytest.mark.parametrize("shape", [(224, 224, 3), (256, 256, 3), (100, 100, 3)])
+def test_pixels_may_be_put_where_they_are_wanted(shape: tuple[int, ...]) -> None:
+    data, out = encode_jpeg(NOISE), np.zeros(shape, np.uint8)
+    image = decode_jpeg(data, 224, out)
+    assert np.array_equal(image, decode_jpeg(data, 224))
+    assert (image is out) == (shape == (224, 224, 3))
+
+
+def test_damaged_bytes_are_a_value_error_there_too() -> None:
+    with pytest.raises(ValueError, match="JPEG"):
+        decode_jpeg(encode_jpeg(NOISE)[:-100], 224, np.zeros((224, 224, 3), np.uint8))

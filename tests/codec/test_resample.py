@@ -76,3 +76,13 @@ def test_weights_sum_to_one_and_lie_in_the_image(source: int, target: int) -> No
 def test_an_image_that_is_not_contiguous_is_no_obstacle() -> None:
     image = np.random.default_rng(0).integers(0, 256, (12, 9, 3)).astype(np.uint8)
     assert np.array_equal(lanczos3(image[::-1, ::-1], 5, 5), lanczos3(image[::-1, ::-1].copy(), 5, 5))
+
+
+def test_the_result_may_be_put_where_it_is_wanted_even_over_the_image() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+    memory = np.zeros(12 * 12 * 3, np.uint8)
+    memory[: image.size] = image.ravel()
+    room = memory.reshape(12, 12, 3)
+    shared = memory[: image.size].reshape(image.shape)
+    assert lanczos3(shared, 12, 12, room) is room
+    assert np.array_equal(room, lanczos3(image, 12, 12))

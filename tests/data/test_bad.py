@@ -29,3 +29,9 @@ def test_a_long_list_is_cut():
 def test_another_mode_is_refused():
     with pytest.raises(UsageError, match="raise or skip, not by 'warn'"):
         BadData("warn")
+
+
+def test_what_is_read_again_is_counted_and_not_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    bad = BadData("skip", quiet=True)
+    bad.report(DataError("x is torn"))
+    assert (bad.skipped, caplog.records) == (["x is torn"], [])

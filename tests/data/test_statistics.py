@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from openvla.codec.statistics import DatasetStatistics, compute, normalize
+from openvla.data.bad import BadData
 from openvla.data.episode import demonstration_episode
 from openvla.data.registry.find import find_record
 from openvla.data.registry.mixtures import mixture
@@ -152,3 +153,12 @@ def test_a_record_without_proprioception_has_zeros_as_published(tmp_path: Path) 
     proprio = dataset_statistics(demonstrations(tmp_path), record).proprio
     assert proprio is not None
     assert proprio.q99.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_episodes_are_left_out_on_request_and_listed_once(tmp_path: Path, workers: int) -> None:
+    path, bad = demonstrations(tmp_path, bad=np.nan), BadData("skip")
+    found = dataset_statistics(path, "metaworld", workers=workers, bad=bad)
+    assert (found.num_trajectories, found.num_transitions) == (1, 3)
+    assert len(bad.skipped) == 1
+    assert "metaworld action at step 2" in bad.skipped[0]

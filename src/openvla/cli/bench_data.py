@@ -39,6 +39,8 @@ class Options:
     """Load with worker processes rather than threads."""
     samples_per_s: float = 100.0
     """Pace of the training whose waiting for data is measured."""
+    soak: int = 0
+    """Frames to load besides, e.g. 200000, to see whether memory grows."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -65,6 +67,7 @@ def run(options: Options) -> Result:
         workers=options.workers,
         processes=options.processes,
         samples_per_s=options.samples_per_s,
+        soak=options.soak,
     )
     found = bench_data(setting)
     rows = [(stage, f"{rate:.0f}", f"{1e6 / rate:.0f}") for stage, rate in found["frames_per_s"].items()]
@@ -76,4 +79,7 @@ def run(options: Options) -> Result:
         f"first batch {found['first_batch_s']:.2f} s after process start; {found['resident_bytes'] / 2**20:.0f} MiB "
         "resident"
     )
+    if found["soak"] is not None:
+        text += "\nsoak: {frames} frames, {frames_per_s:.0f} a second".format(**found["soak"])
+        text += f", memory grew by {found['soak']['growth_bytes'] / 1e6:.1f} MB"
     return Result(found, text)

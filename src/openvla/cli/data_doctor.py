@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openvla.codec.codec import Codec
     from openvla.data.doctor.examine import Diagnosis
     from openvla.data.formats.source import Source
+    from openvla.data.registry.record import DataRecord
 
 SEPARATOR = re.compile(r",(?=[a-z-]+(?:=|,|$))")
 """Between fixes; a comma inside words (label=open the door, slowly) does not separate."""
@@ -33,7 +34,7 @@ class Options:
     directory: Annotated[str, tyro.conf.Positional]
     """An RLDS or LeRobot directory, an HDF5 file or directory, a folder of images with a table, or FILE.py:NAME."""
     dataset: str | None = None
-    """Examine the action and words that this record makes: a name, e.g. bridge_orig, or FILE.py:NAME."""
+    """Examine and mend the action and words that this record makes: a name, e.g. bridge_orig, or FILE.py:NAME."""
     output: Path | None = None
     """Directory to write report.html and report.json to."""
     split: str = "all"
@@ -67,7 +68,7 @@ def run(options: Options) -> Result:
     record = None if options.dataset is None else find_record(options.dataset)
     source = open_source(options.directory, options.source_format)
     codec = _codec(options.checkpoint)
-    fixed = _cleaned(options, source)
+    fixed = _cleaned(options, source, record)
     show = partial(tqdm, desc="examining", unit="episode")
     diagnosis = diagnose(source, split=options.split, control_hz=options.hz, codec=codec, record=record, progress=show)
     data = diagnosis.to_dict() | {"dataset": options.dataset, "report": None, "fixed": None}
@@ -89,7 +90,7 @@ def _codec(checkpoint: str) -> Codec | None:
     return load_checkpoint(checkpoint).codec
 
 
-def _cleaned(options: Options, source: Source) -> tuple[Source, Any] | None:
+def _cleaned(options: Options, source: Source, record: DataRecord | None) -> tuple[Source, Any] | None:
     """The data set with the fixes applied and how it is written; wrong fixes are refused before anything is read."""
     if not options.fix:
         return None
@@ -97,7 +98,7 @@ def _cleaned(options: Options, source: Source) -> tuple[Source, Any] | None:
     from openvla.data.conversion.convert import TARGETS, Conversion
 
     form = options.fixed_format or (source.format if source.format in TARGETS else "rlds")
-    cleaned = CleanedSource(source, SEPARATOR.split(options.fix), options.hz)
+    cleaned = CleanedSource(source, SEPARATOR.split(options.fix), options.hz, record)
     return cleaned, Conversion(form, options.split)
 
 

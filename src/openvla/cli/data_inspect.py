@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -23,6 +23,8 @@ class Options:
     """Show what this record makes of the data, too: a name, e.g. bridge_orig, or FILE.py:NAME."""
     split: str = "all"
     """What to read: a split's name, a slice such as "train[:10]", or "all"."""
+    on_bad: Literal["raise", "skip"] = "raise"
+    """What to do with an episode that cannot be used: stop, or leave it out and list it."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -31,17 +33,22 @@ def run(options: Options) -> Result:
     """Read the data set and hand back its summary."""
     from tqdm import tqdm
 
+    from openvla.data.bad import BadData
     from openvla.data.formats.detect import open_dataset
     from openvla.data.registry.find import find_record
     from openvla.data.registry.summary import describe
     from openvla.data.summary import summarize
 
     record = None if options.dataset is None else find_record(options.dataset)
-    episodes = open_dataset(options.directory, split=options.split)
+    bad = BadData(options.on_bad)
+    episodes = open_dataset(options.directory, split=options.split, bad=bad)
     data = summarize(options.directory, tqdm(episodes, unit="episode", desc="reading", leave=False)).to_dict()
     if record is not None:
-        data["record"] = describe(record, next(iter(open_dataset(options.directory, split=options.split)), None))
-    return Result(data, _readable(data))
+        again = BadData(options.on_bad, quiet=True)
+        first = next(iter(open_dataset(options.directory, split=options.split, bad=again)), None)
+        data["record"] = describe(record, first)
+    data["skipped"] = bad.skipped
+    return Result(data, "\n\n".join(filter(None, [_readable(data), bad.summary()])))
 
 
 def _readable(data: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,6 +15,7 @@ from openvla.errors import UsageError
 
 if TYPE_CHECKING:
     from openvla.codec.statistics import DatasetStatistics
+    from openvla.data.bad import BadData
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Options:
     """What to read: a split's name, a slice such as "train[:95%]", or "all", as published."""
     workers: int = 1
     """Processes that read side by side; the result is the same for any number."""
+    on_bad: Literal["raise", "skip"] = "raise"
+    """What to do with an episode that cannot be used: stop, or leave it out and list it."""
     output: Path | None = None
     """Write the statistics to this file, too."""
     json: bool = False
@@ -48,15 +51,18 @@ def run(options: Options) -> Result:
     if options.compare:
         return _compare(options)
     from openvla.codec.statistics import save_statistics
+    from openvla.data.bad import BadData
 
-    statistics = _statistics(options)
+    bad = BadData(options.on_bad)
+    statistics = _statistics(options, bad)
     if options.output is not None:
         save_statistics(options.output, statistics)
     text = "\n\n".join(_readable(name, each) for name, each in statistics.items())
+    text = "\n\n".join(filter(None, [text, bad.summary()]))
     return Result({name: each.to_dict() for name, each in statistics.items()}, text)
 
 
-def _statistics(options: Options) -> Mapping[str, DatasetStatistics]:
+def _statistics(options: Options, bad: BadData) -> Mapping[str, DatasetStatistics]:
     if options.directory is None:
         raise UsageError("which data set? name its directory, or two with --compare")
     if options.mixture is not None:
@@ -66,13 +72,17 @@ def _statistics(options: Options) -> Mapping[str, DatasetStatistics]:
         if options.dataset is not None:
             raise UsageError("--mixture names its data sets itself; leave --dataset out")
         entries = mixture(options.mixture)
-        return mixture_statistics(options.directory, entries, options.split, progress=_bar(), workers=options.workers)
+        return mixture_statistics(
+            options.directory, entries, options.split, progress=_bar(), workers=options.workers, bad=bad
+        )
     from openvla.data.formats.detect import open_source
     from openvla.data.registry.find import find_record, named_or_own
     from openvla.data.statistics import dataset_statistics
 
     dataset = named_or_own(options.dataset, open_source(options.directory).name)
-    statistics = dataset_statistics(options.directory, dataset, options.split, progress=_bar(), workers=options.workers)
+    statistics = dataset_statistics(
+        options.directory, dataset, options.split, progress=_bar(), workers=options.workers, bad=bad
+    )
     return {find_record(dataset).name: statistics}
 
 

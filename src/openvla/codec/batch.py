@@ -6,7 +6,7 @@ one, or one for each encoder where their padding differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,44 +26,47 @@ class Example:
     pixel_values: float32 (C, S, S), normalised; or uint8 (V, S, S, 3), as `Codec.encode_stored` leaves them.
     input_ids: int64 (T,), prompt, action tokens and stop token.
     labels: int64 (T,), the ids to predict; `IGNORE_INDEX` for the prompt.
+    has_image: False for text alone, whose pixel_values are zeros.
     """
 
     pixel_values: NDArray[Any]
     input_ids: NDArray[np.int64]
     labels: NDArray[np.int64]
+    has_image: bool = True
 
 
-def collate(examples: Iterable[Example], pad_token_id: int, count: int | None = None) -> dict[str, NDArray[Any]]:
-    """One batch: pixel_values (B, ...), and input_ids, labels, attention_mask (B, longest T), padded on the right.
+def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, NDArray[Any]]:
+    """One batch of `examples`, as `join` makes it.
 
-    attention_mask is bool, True for ids that are no padding.
-    count: B, where `examples` make one after the other; each is copied while it is in the processor's cache, and its
-        memory serves the next one.
     Raises InputError for an empty list, and for images that differ in shape.
     """
-    if count is None:
-        examples = list(examples)
-        count = len(examples)
-    pixels: NDArray[Any] | None = None
-    ids: list[NDArray[np.int64]] = []
-    labels: list[NDArray[np.int64]] = []
-    for place, example in enumerate(examples):
-        image = example.pixel_values
-        if pixels is None:
-            pixels = np.empty((count, *image.shape), image.dtype)
-        if image.shape != pixels.shape[1:]:
-            raise InputError(
-                f"image {place} of a batch is {image.shape}, the ones before it {pixels.shape[1:]}; bring all of "
-                "them to one size"
-            )
-        pixels[place] = image
-        ids.append(example.input_ids)
-        labels.append(example.labels)
-    if pixels is None:
+    if not examples:
         raise InputError("a batch needs at least one example; got none")
-    padded, mask = pad(ids, pad_token_id)
-    targets, _ = pad(labels, IGNORE_INDEX)
-    return {"pixel_values": pixels, "input_ids": padded, "labels": targets, "attention_mask": mask}
+    first = examples[0].pixel_values
+    for place, example in enumerate(examples):
+        check_shape(place, example.pixel_values.shape, first.shape)
+    return join(np.stack([example.pixel_values for example in examples]), examples, pad_token_id)
+
+
+def check_shape(place: int, shape: tuple[int, ...], before: tuple[int, ...]) -> None:
+    """Raises InputError where the image `place` of a batch has not the shape of those before it."""
+    if shape != before:
+        raise InputError(
+            f"image {place} of a batch is {shape}, the ones before it {before}; bring all of them to one size"
+        )
+
+
+def join(pixels: NDArray[Any], examples: Sequence[Example], pad_token_id: int) -> dict[str, NDArray[Any]]:
+    """One batch: pixel_values (B, ...), and input_ids, labels, attention_mask (B, longest T), padded on the right.
+
+    attention_mask is bool, True for ids that are no padding. Where some examples are text alone, there is has_image,
+    bool (B,), too.
+    """
+    padded, mask = pad([example.input_ids for example in examples], pad_token_id)
+    targets, _ = pad([example.labels for example in examples], IGNORE_INDEX)
+    batch = {"pixel_values": pixels, "input_ids": padded, "labels": targets, "attention_mask": mask}
+    images = [example.has_image for example in examples]
+    return batch if all(images) else batch | {"has_image": np.asarray(images)}
 
 
 def pad(rows: Sequence[Sequence[int] | NDArray[np.int64]], value: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

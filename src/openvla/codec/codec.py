@@ -13,7 +13,7 @@ Shapes: H, W image; C, S channels and size of the image input; chunk consecutive
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -128,20 +128,29 @@ class Codec:
         return list(known)
 
     def _tokenize(self, instruction: str) -> list[int]:
-        if self.tokenizer is None:
-            raise CheckpointError(
-                "the checkpoint has no tokenizer, so it cannot read instructions; "
-                "copy the tokenizer.json of its language model into the directory"
-            )
-        ids = self.tokenizer.encode(self.prompt.render(instruction)).ids
+        ids = self.opening_ids(self.prompt.render(instruction))
+        if self.suffix_token_id is not None and ids[-1] != self.suffix_token_id:
+            ids.append(self.suffix_token_id)
+        return ids
+
+    def opening_ids(self, text: str) -> list[int]:
+        """Ids of the text that a sequence opens with, its first token included. Raises CheckpointError."""
+        ids = self.text_ids(text)
         if not ids or ids[0] != self.bos_token_id:
             raise CheckpointError(
                 f"the tokenizer starts the prompt with id {ids[0] if ids else 'none'}, not with bos_token_id "
                 f"{self.bos_token_id}; use the tokenizer.json that belongs to the checkpoint"
             )
-        if self.suffix_token_id is not None and ids[-1] != self.suffix_token_id:
-            ids.append(self.suffix_token_id)
         return ids
+
+    def text_ids(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of any text; `special`: with what the tokenizer puts before it. Raises CheckpointError without one."""
+        if self.tokenizer is None:
+            raise CheckpointError(
+                "the checkpoint has no tokenizer, so it cannot read instructions; "
+                "copy the tokenizer.json of its language model into the directory"
+            )
+        return self.tokenizer.encode(text, add_special_tokens=special).ids
 
     @cached_property
     def _prompts(self) -> dict[str, tuple[int, ...]]:
@@ -175,15 +184,41 @@ class Codec:
         Raises InputError for an action of another shape, or with NaN, and for images as `encode_image`.
         """
         self._check_action_shape(action.shape)
+        pixels = self.stored_frame(image)
+        [(ids, labels)] = self.encode_sequences([instruction], action[None])
+        return Example(pixels, ids, labels)
+
+    def encode_sequences(
+        self, instructions: Sequence[str], actions: NDArray[np.floating[Any]]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """(input_ids, labels) of B examples, int64 (T,) each, as in `Example`; T goes by the instruction.
+
+        actions: (B, chunk, dim), normalised to [-1, 1]. Raises InputError for another shape, and for NaN.
+        """
+        self._check_action_shape(actions.shape[1:])
+        targets = self.actions.encode(actions).reshape(len(actions), -1)
+        sequences: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for words, target in zip(instructions, targets.tolist(), strict=True):
+            prompt = self.encode_prompt(words)
+            ids = np.array([*prompt, *target, self.eos_token_id], np.int64)
+            labels = ids.copy()
+            labels[: len(prompt)] = IGNORE_INDEX
+            sequences.append((ids, labels))
+        return sequences
+
+    def stored_frame(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """`stored` of a frame, brought to size as in training; shares memory with an image that needs nothing."""
         check_image(image, "image")
-        prompt = self.encode_prompt(instruction)
-        target = np.append(self.actions.encode(action).reshape(-1), self.eos_token_id)
-        ids = np.concatenate([np.asarray(prompt, np.int64), target])
-        labels = ids.copy()
-        labels[: len(prompt)] = IGNORE_INDEX
         stored = "training" if self.image_pipeline == "evaluation" else self.image_pipeline  # it has been a JPEG
-        views = self.images.views(PIPELINES[stored](image, self.images.size))
-        return Example(views[0][None] if len(views) == 1 else np.stack(views), ids, labels)
+        return self.stored(PIPELINES[stored](image, self.images.size))
+
+    def stored(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (V, S, S, 3): what the checkpoint's transform makes of an image uint8 (H, W, 3) before it normalises.
+
+        V is 1, or one for each encoder where their padding differs. Raises InputError as `ImageTransform.views`.
+        """
+        views, wanted = self.images.views(image), len(self.images.fills)
+        return views[0][None] if wanted == 1 else np.stack(views * (wanted // len(views)))
 
     def decode_tokens(self, ids: NDArray[np.integer[Any]], key: str | None = None) -> NDArray[np.float64]:
         """Actions float64 (chunk, dim) in robot units from token ids of the same shape.

@@ -19,15 +19,25 @@ from openvla.errors import require
 JPEG_MAGIC = b"\xff\xd8\xff"
 
 
-def decode_jpeg(data: bytes, at_least: int = 0) -> NDArray[np.uint8]:
+def decode_jpeg(data: bytes, at_least: int = 0, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) RGB of JPEG bytes; grayscale is repeated.
 
     at_least: decode at the smallest of the scales 1/8, 2/8, ... 8/8 that leaves neither side shorter than this, where
         it is not 0. Pixels that would be averaged away are never computed; the numbers are no longer TensorFlow's.
+    out: uint8, C-contiguous, in whose memory the pixels are put where they fit; it is returned where they are of its
+        shape.
     Raises ValueError for damaged bytes.
     """
     decode = require("simplejpeg", "data").decode_jpeg
-    return decode(data, "RGB", fastdct=True, fastupsample=False, min_height=at_least, min_width=at_least)
+    options = {"fastdct": True, "fastupsample": False, "min_height": at_least, "min_width": at_least}
+    if out is not None:
+        try:
+            image = decode(data, "RGB", buffer=out, **options)
+        except ValueError:  # too large for `out`, or damaged, which shows below
+            pass
+        else:
+            return out if image.shape == out.shape else image
+    return decode(data, "RGB", **options)
 
 
 def encode_jpeg(image: NDArray[np.uint8]) -> bytes:

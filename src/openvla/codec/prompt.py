@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openvla.codec.conversation import CHATS, single_turn
-from openvla.errors import InputError
+from openvla.errors import CheckpointError, InputError
 
 _QUESTION = "What action should the robot take to {instruction}?"
 
@@ -51,3 +51,14 @@ class Prompt:
         except UnicodeEncodeError as error:
             raise InputError(f"the instruction {instruction!r} is not valid Unicode; send it as UTF-8") from error
         return self.template.replace("{instruction}", instruction.lower())
+
+
+def chat_of(prompt: Prompt) -> str:
+    """The chat format that a prompt is one turn of, a key of `CHATS`. Raises CheckpointError where it is of none."""
+    for chat in CHATS:
+        if PROMPTS[chat] == prompt.template:
+            return chat
+    raise CheckpointError(
+        f"the checkpoint's prompt {prompt.template!r} is of none of the chat formats {', '.join(CHATS)}, so it does "
+        "not say how a conversation is written; use a checkpoint with a published prompt"
+    )

@@ -23,8 +23,13 @@ LOBES = 3
 BLOCK = 8
 
 
-def lanczos3(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) -> uint8 (height, width, 3); an image of that size is returned as it is."""
+def lanczos3(
+    image: NDArray[np.uint8], height: int, width: int, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) -> uint8 (height, width, 3); an image of that size is returned as it is.
+
+    out: uint8 (height, width, 3), C-contiguous, for the result; it may share memory with `image`.
+    """
     rows, columns = image.shape[:2]
     if (rows, columns) == (height, width):
         return image
@@ -35,7 +40,10 @@ def lanczos3(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
         pixels = _along(pixels, columns, width)
     np.rint(pixels, out=pixels)
     np.clip(pixels, 0, 255, out=pixels)
-    return pixels.astype(np.uint8).reshape(height, width, 3)
+    if out is None:
+        out = np.empty((height, width, 3), np.uint8)
+    out.reshape(height, width * 3)[...] = pixels
+    return out
 
 
 def lanczos_weights(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:

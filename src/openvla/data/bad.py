@@ -26,11 +26,13 @@ class BadData:
     """The policy for bad data and the account of it.
 
     mode: "raise" or "skip". skipped: one sentence for each thing left out, in the order of reading.
+    quiet: do not log, for data that are read a second time.
     Raises UsageError for another mode.
     """
 
     mode: str = "raise"
     skipped: list[str] = field(default_factory=list[str])
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -41,7 +43,8 @@ class BadData:
         if self.mode == "raise":
             raise error
         self.skipped.append(str(error))
-        log.warning("skipped: %s", error)
+        if not self.quiet:
+            log.warning("skipped: %s", error)
 
     def good(self, makers: Iterable[Callable[[], T]]) -> Iterator[T]:
         """What the makers return, without those that raise DataError; these are reported."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla.codec.statistics import DatasetStatistics, as_rows, compute
+from openvla.data.bad import BadData
 from openvla.data.episode import Episode
 from openvla.data.formats.detect import open_source
 from openvla.data.formats.splits import select
@@ -54,15 +56,18 @@ def dataset_statistics(
     *,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     workers: int = 1,
+    bad: BadData | None = None,
 ) -> DatasetStatistics:
     """Read, standardise as `dataset` and compute; `split` None takes all splits, as the published code does.
 
     directory: a data set of any format. `progress` wraps an iterator with one item per episode, e.g. `tqdm`.
+    bad: what to do with episodes that cannot be used, and the account of it.
     Raises DataError for what cannot be read, and for NaN or infinity, naming the episode and the step; UsageError for
     an unknown data set.
     """
     record = find_record(dataset)
-    trajectories = dataset_trajectories(directory, dataset, split or "all", progress=progress, workers=workers)
+    every = split or "all"
+    trajectories = dataset_trajectories(directory, dataset, every, progress=progress, workers=workers, bad=bad)
     return compute(trajectories, mask=record.mask)
 
 
@@ -73,6 +78,7 @@ def mixture_statistics(
     *,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     workers: int = 1,
+    bad: BadData | None = None,
 ) -> dict[str, DatasetStatistics]:
     """The statistics of each data set of a mixture, by name: what a checkpoint trained on it holds.
 
@@ -83,19 +89,26 @@ def mixture_statistics(
     if missing:
         raise DataError(f"{root} lacks {len(missing)} data sets of the mixture: {', '.join(missing)}; fetch them")
     return {
-        entry.name: dataset_statistics(Path(root) / entry.name, entry.record, split, progress=progress, workers=workers)
+        entry.name: dataset_statistics(
+            Path(root) / entry.name, entry.record, split, progress=progress, workers=workers, bad=bad
+        )
         for entry in entries
     }
 
 
-def read_trajectories(episodes: Iterable[Episode], record: DataRecord) -> Iterator[Trajectory]:
+def read_trajectories(
+    episodes: Iterable[Episode], record: DataRecord, bad: BadData | None = None
+) -> Iterator[Trajectory]:
     """Standardised actions (T, A) and proprioception (T, P), None where the record has none; checked for NaN."""
-    for episode in episodes:
-        steps = standardize(record, episode.steps)
-        yield (
-            as_rows(steps["action"], f"{episode.source}: {record.name} action"),
-            as_rows(steps["proprio"], f"{episode.source}: {record.name} proprio") if record.proprio else None,
-        )
+    return (bad or BadData()).good(partial(_trajectory, episode, record) for episode in episodes)
+
+
+def _trajectory(episode: Episode, record: DataRecord) -> Trajectory:
+    steps = standardize(record, episode.steps)
+    return (
+        as_rows(steps["action"], f"{episode.source}: {record.name} action"),
+        as_rows(steps["proprio"], f"{episode.source}: {record.name} proprio") if record.proprio else None,
+    )
 
 
 def dataset_trajectories(
@@ -105,24 +118,37 @@ def dataset_trajectories(
     *,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     workers: int = 1,
+    bad: BadData | None = None,
 ) -> Iterator[Trajectory]:
     """The standardised trajectories of a data set in the order of its episodes. As `dataset_statistics`."""
     source = open_source(directory)
     chosen = select(split, source.splits, str(directory))
     total = sum(len(episodes) for _, episodes in chosen)
+    bad = bad or BadData()
     if workers == 1:
-        yield from read_trajectories(progress(Counted(source.episodes(split), total)), find_record(dataset))
+        episodes = progress(Counted(source.episodes(split, bad), total))
+        yield from read_trajectories(episodes, find_record(dataset), bad)
         return
     _check_sendable(dataset)
-    jobs = [(directory, dataset, part) for part in _parts(chosen, max(1, workers * JOBS_PER_WORKER))]
+    jobs = [(directory, dataset, part, bad.mode) for part in _parts(chosen, max(1, workers * JOBS_PER_WORKER))]
     with processes(workers) as pool:
-        rows = (trajectory for part in each(pool, _read_part, jobs) for trajectory in part)
-        yield from progress(Counted(rows, total))
+        yield from progress(Counted(_joined(each(pool, _read_part, jobs), bad), total))
 
 
-def _read_part(job: tuple[str | Path, str | DataRecord, str]) -> list[Trajectory]:
-    directory, dataset, part = job
-    return list(read_trajectories(open_source(directory).episodes(part), find_record(dataset)))
+def _joined(parts: Iterable[tuple[list[Trajectory], list[str]]], bad: BadData) -> Iterator[Trajectory]:
+    """The trajectories of all parts; what was left out is reported once, though parts of one file may both meet it."""
+    for trajectories, skipped in parts:
+        for sentence in skipped:
+            if sentence not in bad.skipped:
+                bad.report(DataError(sentence))
+        yield from trajectories
+
+
+def _read_part(job: tuple[str | Path, str | DataRecord, str, str]) -> tuple[list[Trajectory], list[str]]:
+    directory, dataset, part, mode = job
+    bad = BadData(mode, quiet=True)
+    trajectories = read_trajectories(open_source(directory).episodes(part, bad), find_record(dataset), bad)
+    return list(trajectories), bad.skipped
 
 
 def _parts(chosen: Sequence[tuple[str, range]], count: int) -> list[str]:

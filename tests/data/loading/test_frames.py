@@ -51,7 +51,7 @@ def test_a_frame_is_the_image_the_words_and_the_actions_of_its_step(shards: Path
             assert frame.words == episode.steps["language_instruction"][step]
             wanted = normalize(episode.steps["action"][step : step + chunk], UNIT)
             assert np.array_equal(frame.actions, wanted)
-            pixels = frames.image(frame, row, np.random.default_rng(0))
+            pixels = frames.image(frame.image, row)
             assert np.array_equal(pixels, episode.image("observation|image", step))
             number += 1
     assert number == len(frames)
@@ -155,4 +155,4 @@ def test_an_image_that_does_not_decode_names_file_episode_step_and_byte(tmp_path
     frames = frames_of(written(tmp_path / "d", [bad]))
     row = int(frames.rows(2))
     with pytest.raises(DataError, match=r"record 0 at byte 0, step 2: at byte \d+: the image is a damaged JPEG"):
-        frames.image(frames.read(row), row, np.random.default_rng(0))
+        frames.image(frames.read(row).image, row)

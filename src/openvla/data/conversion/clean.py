@@ -11,7 +11,8 @@
     invert-gripper    turn the gripper, the last dimension, round: 1 - x where no value is negative, else -x
 
 Fixes apply in the order given; an episode that loses all its steps is dropped. Marks of first and last step, rewards
-and timestamps are put right after steps have gone.
+and timestamps are put right after steps have gone. Where a record says what the action is, that is what is judged, and
+the copy keeps the raw names: it is read with the same record.
 
 Shapes: T steps, A action dimensions.
 Source: the no-op filter of the published LIBERO regeneration script.
@@ -22,16 +23,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openvla.data.bad import BadData
+from openvla.data.conversion.acting import Acting, column
 from openvla.data.conversion.recode import take
+from openvla.data.conversion.resample import joined
 from openvla.data.episode import Episode
 from openvla.data.formats.source import ACTION, Source
-from openvla.data.lerobot.columns import instruction_key
+from openvla.data.registry.record import DataRecord
 from openvla.data.tfds.features import Features
 from openvla.data.tfds.fields import objects
 from openvla.errors import DataError, UsageError, lookup
@@ -48,6 +52,7 @@ class _Context:
     value: str
     control_hz: float
     lowest_gripper: Callable[[], float]
+    acting: Acting
 
 
 def noop_steps(actions: NDArray[Any]) -> NDArray[np.bool_]:
@@ -65,15 +70,21 @@ def noop_steps(actions: NDArray[Any]) -> NDArray[np.bool_]:
 class CleanedSource(Source):
     """`source` with the fixes applied; its splits count the episodes before, of which some may be dropped."""
 
-    def __init__(self, source: Source, fixes: Sequence[str], control_hz: float = 0.0) -> None:
-        """fixes: as listed above. control_hz: 0 takes what `source` says. Raises UsageError for others."""
-        super().__init__(source.path, source.name, source.version, control_hz or source.control_hz)
-        self.format, self._source, self.fixes = source.format, source, tuple(fixes)
+    def __init__(
+        self, source: Source, fixes: Sequence[str], control_hz: float = 0.0, record: DataRecord | None = None
+    ) -> None:
+        """fixes: as listed above. control_hz: 0 takes what `source` says, or else the record. Raises UsageError.
+
+        record: makes the action and the words that are judged; None takes those that are called so.
+        """
+        said = source.control_hz or (record.action.control_hz if record is not None else 0.0)
+        super().__init__(source.path, source.name, source.version, control_hz or said)
+        self.format, self._source, self.fixes, self._acting = source.format, source, tuple(fixes), Acting(record)
         self._steps: list[Fix] = []
         for text in fixes:
             name, _, value = text.partition("=")
             make = lookup(name, FIXES, "fix")
-            self._steps.append(make(_Context(value, self.control_hz, self._lowest_gripper)))
+            self._steps.append(make(_Context(value, self.control_hz, self._lowest_gripper, self._acting)))
             if name.startswith("resample"):
                 self.control_hz = _hz(value)
 
@@ -87,8 +98,10 @@ class CleanedSource(Source):
         return self._mended(self._source.load(split, number))
 
     def episodes(self, split: str = "train", bad: BadData | None = None) -> Iterator[Episode]:
-        """The mended episodes that have steps left."""
-        mended = map(self._mended, self._source.episodes(split, bad))
+        """The mended episodes that have steps left; `bad` has its say in those that cannot be mended, too."""
+        bad = bad or BadData()
+        episodes = self._source.episodes(split, bad)
+        mended = bad.good(partial(self._mended, episode) for episode in episodes)
         return (episode for episode in mended if len(episode))
 
     def _mended(self, episode: Episode) -> Episode:
@@ -99,13 +112,20 @@ class CleanedSource(Source):
 
     def _lowest_gripper(self) -> float:
         """The smallest value of the last action dimension in the whole data set."""
-        lows = [_actions(e)[:, -1] for e in self._source.episodes("all", BadData("skip"))]
+        bad = BadData("skip", quiet=True)
+        rows = bad.good(partial(self._acting.rows, episode) for episode in self._source.episodes("all", bad))
+        lows = [row.action[:, -1] for row in rows]
         return float(np.nanmin(np.concatenate(lows))) if lows else 0.0
 
 
 def _strip_noops(context: _Context) -> Fix:
     _takes_no_value("strip-noops", context)
-    return lambda episode: _keep(episode, np.flatnonzero(~noop_steps(_actions(episode))), context.control_hz)
+
+    def fix(episode: Episode) -> Episode:
+        rows = context.acting.rows(episode)
+        return _without(episode, rows.step, noop_steps(rows.action), context.control_hz)
+
+    return fix
 
 
 def _drop_nan(context: _Context) -> Fix:
@@ -114,9 +134,14 @@ def _drop_nan(context: _Context) -> Fix:
     def fix(episode: Episode) -> Episode:
         good = np.ones(len(episode), bool)
         for name, values in episode.steps.items():
-            if values.dtype.kind == "f" and (name == ACTION or name.startswith("observation")):
+            if values.dtype.kind == "f" and name.startswith((ACTION, "observation")):
                 good &= np.isfinite(np.asarray(values)).reshape(len(values), -1).all(axis=1)
-        return _keep(episode, np.flatnonzero(good), context.control_hz)
+        episode = _keep(episode, np.flatnonzero(good), context.control_hz)
+        if not len(episode):
+            return episode
+        rows = context.acting.rows(episode)
+        finite: NDArray[np.bool_] = np.isfinite(np.hstack([rows.action, rows.state]))
+        return _without(episode, rows.step, ~np.asarray(finite.all(axis=1)), context.control_hz)
 
     return fix
 
@@ -125,7 +150,7 @@ def _drop_unlabelled(context: _Context) -> Fix:
     _takes_no_value("drop-unlabelled", context)
 
     def fix(episode: Episode) -> Episode:
-        said = any(words.strip() for words in instructions(episode))
+        said = any(words.strip() for words in context.acting.rows(episode).words)
         return episode if said else take(episode, np.empty(0, np.int64))
 
     return fix
@@ -136,10 +161,10 @@ def _label(context: _Context) -> Fix:
         raise UsageError("the fix 'label' needs words, e.g. label='put the cup on the plate'")
 
     def fix(episode: Episode) -> Episode:
-        key = instruction_key(episode.features.steps)
-        if key is None:
-            raise DataError(f"{episode.source} has no place for an instruction; record language_instruction")
-        held = episode.steps[key]
+        key = context.acting.words_key(episode)
+        held = None if key is None else episode.steps[key]
+        if held is None or held.dtype != object:
+            raise DataError(f"{episode.source} has no text that the instruction stands in; record language_instruction")
         is_bytes = bool(len(held)) and isinstance(held[0], bytes)
         words: Any = context.value.encode() if is_bytes else context.value
         mended = objects(item if item.strip() else words for item in held)
@@ -155,11 +180,25 @@ def _invert_gripper(context: _Context) -> Fix:
     def fix(episode: Episode) -> Episode:
         if not one:
             one.append(context.lowest_gripper() >= 0)
-        action = np.array(_actions(episode))
-        action[:, -1] = 1 - action[:, -1] if one[0] else -action[:, -1]
-        return dataclasses.replace(episode, steps={**episode.steps, ACTION: action})
+        place = context.acting.places(episode)[-1]
+        if place is None:
+            raise DataError(f"{episode.source}: the record computes the gripper; turn it round there, with inverted()")
+        values = np.array(episode.steps[place.name])
+        column(values, place)[:] = _turned(column(values, place), one[0])
+        made = dataclasses.replace(episode, steps={**episode.steps, place.name: values})
+        was, now = (context.acting.rows(each).action[:, -1] for each in (episode, made))
+        if not np.allclose(now, _turned(was, one[0]), equal_nan=True):
+            raise DataError(f"{episode.source}: the record bends the gripper; turn it round there, with inverted()")
+        return made
 
     return fix
+
+
+def _turned(values: NDArray[Any], from_zero: bool) -> NDArray[Any]:
+    """A gripper in 0..1, or in -1..1, that means the opposite."""
+    if values.dtype == bool:
+        return ~values
+    return 1 - values if from_zero else -values
 
 
 def _resample(absolute: bool) -> Callable[[_Context], Fix]:
@@ -170,27 +209,21 @@ def _resample(absolute: bool) -> Callable[[_Context], Fix]:
         if target > context.control_hz:
             raise UsageError(f"cannot resample {context.control_hz:g} Hz to {target:g} Hz; steps can only be joined")
         ratio = target / context.control_hz
-        return lambda episode: _joined(episode, np.floor(np.arange(len(episode)) * ratio + 1e-6), target, absolute)
+
+        def fix(episode: Episode) -> Episode:
+            groups = np.floor(np.arange(len(episode)) * ratio + 1e-6)
+            return _retimed(joined(episode, groups, context.acting, absolute), target)
+
+        return fix
 
     return make
 
 
-def _joined(episode: Episode, groups: NDArray[np.float64], hz: float, absolute: bool) -> Episode:
-    """One step per group of steps."""
-    first = np.flatnonzero(np.diff(groups, prepend=-1))
-    last = np.append(first[1:], len(episode)) - 1
-    action = _actions(episode)
-    seen = take(episode, first)
-    steps: dict[str, Any] = dict(seen.steps)
-    steps[ACTION] = action[last].copy()
-    if not absolute:
-        steps[ACTION][:, :-1] = np.add.reduceat(action[:, :-1], first, axis=0)
-    for name in ("is_last", "is_terminal", "done", "dones", "discount"):
-        if name in steps:
-            steps[name] = episode.steps[name][last]
-    if "reward" in steps:
-        steps["reward"] = np.add.reduceat(episode.steps["reward"], first, axis=0)
-    return _retimed(dataclasses.replace(seen, steps=steps), hz)
+def _without(episode: Episode, steps: Rows, unwanted: NDArray[np.bool_], hz: float) -> Episode:
+    """The episode without the raw `steps` (N,) of the `unwanted` rows; where no row is left, no step is left."""
+    if unwanted.all():
+        return take(episode, np.empty(0, np.int64))
+    return _keep(episode, np.setdiff1d(np.arange(len(episode)), steps[unwanted]), hz)
 
 
 def _keep(episode: Episode, rows: Rows, hz: float) -> Episode:
@@ -221,23 +254,6 @@ def _retimed(episode: Episode, hz: float) -> Episode:
     held = episode.steps["timestamp"]
     times = (np.arange(len(held)) / hz).astype(held.dtype).reshape(held.shape)
     return dataclasses.replace(episode, steps={**episode.steps, "timestamp": times})
-
-
-def instructions(episode: Episode) -> list[str]:
-    """The words of every step; empty ones where the episode has none."""
-    key = instruction_key(episode.features.steps)
-    if key is None:
-        return [""] * len(episode)
-    return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in episode.steps[key]]
-
-
-def _actions(episode: Episode) -> NDArray[Any]:
-    """(T, A). Raises DataError where there is no such thing."""
-    action = episode.steps.get(ACTION)
-    if action is None or action.ndim != 2 or action.dtype.kind not in "iuf" or not action.shape[1]:
-        held = "none" if action is None else f"shape {action.shape}"
-        raise DataError(f"{episode.source} has no action of one row per step ({held}); convert it to have `action`")
-    return action
 
 
 def _hz(text: str) -> float:

@@ -121,7 +121,7 @@ def convert(
         done = Converted(target, account.written, skipped=account.skipped)
         again = open_source(work.place, settings.format)
         for split, spec in parts.items():
-            old = _kept(source.episodes(spec, BadData(bad.mode)), account.dropped.get(split, []), settings)
+            old = _kept(source.episodes(spec, BadData(bad.mode, quiet=True)), account.dropped.get(split, []), settings)
             pairs = compare(old, again.episodes(split), done.comparison)
             done.steps += sum(len(episode) for episode in progress(pairs, f"checking {split}"))
     return done
@@ -182,9 +182,11 @@ def _changed(episode: Episode, settings: Conversion) -> Episode:
 
 
 def _writer(source: Source, parts: dict[str, str], settings: Conversion, work: Journal) -> Writer:
-    first = next((e for spec in parts.values() for e in source.episodes(spec, BadData("skip"))), None)
+    bad = BadData("skip", quiet=True)
+    first = next((e for spec in parts.values() for e in source.episodes(spec, bad)), None)
     if first is None:
-        raise DataError(f"{source.path} has no usable episode in {', '.join(parts) or 'any split'}; nothing to write")
+        why = f": {bad.skipped[0]}" if bad.skipped else "; nothing to write"
+        raise DataError(f"{source.path} has no usable episode in {', '.join(parts) or 'any split'}{why}")
     first, place = _changed(first, settings), work.place
     name, version = _name_and_version(work.target)
     if settings.format == "rlds":

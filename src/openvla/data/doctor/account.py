@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla.data.conversion.clean import instructions
+from openvla.data.conversion.acting import instructions
 from openvla.data.conversion.recode import camera_keys
 from openvla.data.episode import Episode
 from openvla.data.formats.lazy import LazyImages

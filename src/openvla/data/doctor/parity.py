@@ -37,7 +37,7 @@ def parity(samples: Sequence[tuple[NDArray[np.uint8], str]], codec: Codec | None
         shown = Observation(image, words)
         example = whole.encode_example(image, words, np.zeros((codec.chunk, codec.action_dim or 1)))
         seen = whole.encode_image(shown.image)
-        differences.append(float(np.abs(_levels(example.pixel_values, whole) - _levels(seen, whole)).mean()))
+        differences.append(float(np.abs(levels(example.pixel_values, whole) - levels(seen, whole)).mean()))
         prompt = whole.encode_prompt(shown.instruction)
         other_words += example.input_ids[: len(prompt)].tolist() != prompt
     worst = max(differences)
@@ -50,7 +50,7 @@ def parity(samples: Sequence[tuple[NDArray[np.uint8], str]], codec: Codec | None
     return Finding(name, OK, worst, text + "; training and use see the same")
 
 
-def _levels(pixels: NDArray[np.float32], codec: Codec) -> NDArray[np.float64]:
+def levels(pixels: NDArray[np.float32], codec: Codec) -> NDArray[np.float64]:
     """Model input back in 0..255."""
     means = np.concatenate([np.asarray(mean) for mean in codec.images.means])[:, None, None]
     stds = np.concatenate([np.asarray(std) for std in codec.images.stds])[:, None, None]

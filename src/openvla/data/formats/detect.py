@@ -2,7 +2,7 @@
 
 rlds      dataset_info.json and TFRecord shards, as TensorFlow Datasets writes them
 lerobot   meta/info.json with a codebase_version (v3.x, v2.1, v2.0), parquet and mp4
-hdf5      a file that starts as HDF5 does, or a directory of such files (robomimic, LIBERO)
+hdf5      a file that starts as HDF5 does, or a directory of such files (robomimic, LIBERO, ALOHA)
 folder    a CSV or JSON-lines table with the columns `episode` and `image`, and the images beside it
 iterator  a Python iterable of episodes, or `FILE.py:NAME` that names one or a function that makes one
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from openvla.data.bad import BadData
 from openvla.data.episode import Episode
+from openvla.data.formats.aloha import AlohaSource, is_aloha
 from openvla.data.formats.folder import FolderSource, is_table
 from openvla.data.formats.hdf5 import Hdf5Source, is_hdf5
 from openvla.data.formats.iterator import IteratorSource, import_episodes
@@ -132,7 +133,7 @@ class RldsSource(Source):
 SOURCES: dict[str, Callable[[Path], Source]] = {
     "rlds": RldsSource,
     "lerobot": LeRobotSource,
-    "hdf5": Hdf5Source,
+    "hdf5": lambda path: AlohaSource(path) if is_aloha(path) else Hdf5Source(path),
     "folder": FolderSource,
     "iterator": lambda path: IteratorSource(import_episodes(str(path)), path),
 }

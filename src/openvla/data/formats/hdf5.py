@@ -50,7 +50,7 @@ class Hdf5Source(Source):
         """Raises DataError for a file that is damaged or has no group `data` with demonstrations."""
         self.files = hdf5_files(path)
         super().__init__(path, re.sub(r"\W", "_", path.absolute().stem))
-        with _reading(self.files[0]) as file:
+        with reading(self.files[0]) as file:
             args = _json(file["data"].attrs.get("env_args")) if "data" in file else {}
         kwargs = args.get("env_kwargs")
         rate = cast("dict[str, Any]", kwargs).get("control_freq", 0.0) if isinstance(kwargs, dict) else 0.0
@@ -64,28 +64,28 @@ class Hdf5Source(Source):
         """Split -> (file, name of the demonstration), in order."""
         table: dict[str, list[tuple[Path, str]]] = {}
         for path in self.files:
-            with _reading(path) as file:
+            with reading(path) as file:
                 for split, names in _split_names(file, path).items():
                     table.setdefault(split, []).extend((path, name) for name in names)
         return table
 
     def _describe(self) -> Features:
         path, demo = next(iter(self._demos.values()))[0]
-        with _reading(path) as file:
+        with reading(path) as file:
             arrays = _arrays(file["data"][demo], f"{path}, data/{demo}")
-            return describe({name: _node(array) for name, array in arrays.items()} | {INSTRUCTION: Text()}, METADATA)
+            return describe({name: node_of(array) for name, array in arrays.items()} | {INSTRUCTION: Text()}, METADATA)
 
     def load(self, split: str, number: int) -> Episode:
         """Episode `number` of `split`. Raises DataError naming file, demonstration and array."""
         path, demo = self._demos[split][number]
         source = f"{path}, data/{demo}"
-        with _reading(path) as file:
+        with reading(path) as file:
             group = file["data"][demo]
             arrays = _arrays(group, source)
             _check(arrays, self.features, group, source)
-            steps = {name: _values(path, array, f"{source}: {name!r}") for name, array in arrays.items()}
+            steps = {name: values_of(path, array, f"{source}: {name!r}") for name, array in arrays.items()}
             words = _instruction(group, file)
-            env = _text(file["data"].attrs.get("env_args", ""))
+            env = text_of(file["data"].attrs.get("env_args", ""))
         steps[INSTRUCTION] = objects([words] * len(next(iter(arrays.values()))))
         return Episode(steps, {"file": path.name, "demonstration": demo, "env_args": env}, source, self.features)
 
@@ -106,7 +106,7 @@ def is_hdf5(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Generator[Any]:
+def reading(path: Path) -> Generator[Any]:
     """The file at `path`, open; what h5py raises becomes DataError."""
     try:
         yield _open(path, os.getpid(), path.stat().st_mtime_ns)
@@ -128,7 +128,7 @@ def _split_names(file: Any, path: Path) -> dict[str, list[str]]:
             "written by robomimic or LIBERO"
         )
     demos = sorted(file["data"], key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
-    masks = {name: set(map(_text, file["mask"][name][()])) for name in file.get("mask", ())}
+    masks = {name: set(map(text_of, file["mask"][name][()])) for name in file.get("mask", ())}
     if not {"train", "valid"} <= masks.keys():
         return {"train": demos}
     for name in ("train", "valid"):
@@ -169,34 +169,39 @@ def _is_image(array: Any) -> bool:
     return array.dtype == np.uint8 and len(array.shape) == 4 and array.shape[3] == 3
 
 
-def _node(array: Any) -> Node:
+def node_of(array: Any) -> Node:
+    """How one array of a file, with one row per step, is described."""
     if _is_image(array):
         return Image(tuple(array.shape[1:]), "png")
     return Tensor(tuple(array.shape[1:]), "float32" if array.dtype.kind == "f" else array.dtype.name)
 
 
-def _check(arrays: Mapping[str, Any], features: Features, group: Any, source: str) -> None:
+def check_alike(nodes: Mapping[str, Node], features: Features, source: str) -> None:
+    """Raise DataError where a demonstration, described by `nodes`, is not as the first one, `features`."""
     wanted = features.steps.keys() - {INSTRUCTION}
-    differ = ", ".join(repr(name) for name in sorted(arrays.keys() ^ wanted))
+    differ = ", ".join(repr(name) for name in sorted(nodes.keys() ^ wanted))
     if differ:
         raise DataError(f"{source} and the first demonstration differ in {differ}; record all alike, or drop it")
-    for name, array in arrays.items():
+    for name, node in nodes.items():
         held = features.steps[name].feature
-        if _node(array) != held:
-            raise DataError(
-                f"{source}: {name!r} is {_node(array)}, in the first demonstration {held}; record all alike"
-            )
+        if node != held:
+            raise DataError(f"{source}: {name!r} is {node}, in the first demonstration {held}; record all alike")
+
+
+def _check(arrays: Mapping[str, Any], features: Features, group: Any, source: str) -> None:
+    check_alike({name: node_of(array) for name, array in arrays.items()}, features, source)
     told = group.attrs.get("num_samples")
     if told is not None and int(told) != len(arrays[ACTION]):
         raise DataError(f"{source} says num_samples {told} and has {len(arrays[ACTION])} actions; {FETCH}")
 
 
-def _values(path: Path, array: Any, source: str) -> Any:
+def values_of(path: Path, array: Any, source: str) -> Any:
+    """What an episode holds of one array of the file at `path`: its numbers, or images that are fetched one by one."""
     if _is_image(array):
         name = array.name
 
         def fetch(step: int) -> NDArray[np.uint8]:
-            with _reading(path) as file:
+            with reading(path) as file:
                 return file[name][step]
 
         return LazyImages(fetch, np.arange(len(array)), source)
@@ -214,20 +219,21 @@ def _instruction(group: Any, file: Any) -> str:
     )
     for table in attributes:
         for name in SAID:
-            if name in table and _text(table[name]).strip():
-                return _text(table[name]).strip().strip('"')
+            if name in table and text_of(table[name]).strip():
+                return text_of(table[name]).strip().strip('"')
     return ""
 
 
 def _json(text: Any) -> dict[str, Any]:
     try:
-        found = json.loads(_text(text))
+        found = json.loads(text_of(text))
     except ValueError:
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Text of an attribute, which may be bytes or not there."""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return "" if value is None else str(value)

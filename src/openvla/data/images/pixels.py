@@ -59,35 +59,44 @@ class Pixels:
         _keep_freed_memory()
 
     def __call__(
-        self, data: bytes, random: np.random.Generator | None = None, source: str = "image"
+        self,
+        data: bytes,
+        random: np.random.Generator | None = None,
+        source: str = "image",
+        out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """uint8 (S, S, 3) of JPEG or PNG bytes.
 
         random: the image's own, so that what it becomes depends on neither order nor worker; needed to augment.
-        source: names the image in errors. Raises DataError for what `decode_image` refuses.
+        source: names the image in errors.
+        out: uint8 (S, S, 3), C-contiguous, which is used where that spares a copy, and then returned.
+        Raises DataError for what `decode_image` refuses.
         """
-        image = self.resize(decode_image(data, source, self.size if self.mode == "fast" else 0))
+        fast = self.mode == "fast"
+        image = self.resize(decode_image(data, source, self.size if fast else 0, out if fast else None), out)
         if self.augment is None:
             return image
         if random is None:
             raise InputError("augmenting needs a random generator; pass np.random.default_rng((seed, sample))")
         return augment(image, random, self.augment)
 
-    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3) -> uint8 (S, S, 3)."""
+    def resize(self, image: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3) -> uint8 (S, S, 3); `out` as above."""
         if self.mode == "processor":
             return self._images.resize(image)
-        return lanczos3(image, self.size, self.size)
+        return lanczos3(image, self.size, self.size, out)
 
 
-def decode_image(data: bytes, source: str, at_least: int = 0) -> NDArray[np.uint8]:
+def decode_image(
+    data: bytes, source: str, at_least: int = 0, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """JPEG or PNG bytes -> uint8 (H, W, 3), RGB.
 
-    at_least: see `codec.jpeg.decode_jpeg`; PNG is always decoded whole.
+    at_least, out: see `codec.jpeg.decode_jpeg`; PNG is always decoded whole, into memory of its own.
     Raises DataError naming `source` for damaged bytes, other formats, 16-bit depth maps and transparent pixels.
     """
     if data.startswith(JPEG_MAGIC):
-        return _decode_jpeg(data, source, at_least)
+        return _decode_jpeg(data, source, at_least, out)
     if data.startswith(PNG_MAGIC):
         return _decode_png(data, source)
     held = f"bytes that start with {data[:8].hex(' ')}" if data else "an empty string (a padding image)"
@@ -104,9 +113,9 @@ def encode_image(image: NDArray[np.uint8], form: str, source: str) -> bytes:
     return buffer.getvalue()
 
 
-def _decode_jpeg(data: bytes, source: str, at_least: int) -> NDArray[np.uint8]:
+def _decode_jpeg(data: bytes, source: str, at_least: int, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     try:
-        return decode_jpeg(data, at_least)
+        return decode_jpeg(data, at_least, out)
     except ValueError as error:
         raise DataError(f"{source} is a damaged JPEG: {error}; fetch the file again or drop this episode") from error
 

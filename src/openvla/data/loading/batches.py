@@ -1,7 +1,8 @@
 """Batches of training examples, addressed by step: which frames, is a matter of (seed, step) alone; see `sampler`.
 
 A frame that cannot be read stops the run, or where bad data is skipped, another frame of its data set takes its place,
-always the same one, so that runs stay comparable and every rank agrees.
+always the same one, so that runs stay comparable and every rank agrees. Conversations about images are drawn likewise,
+beside the frames of robots.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from openvla.codec.batch import Example, collate
 from openvla.codec.codec import Codec
 from openvla.data.bad import BadData
-from openvla.data.loading.frames import Frames
+from openvla.data.loading.assembly import Assembly, Examples
 from openvla.data.loading.sampler import Sampler, step_numbers
 from openvla.errors import DataError
 
@@ -29,7 +30,7 @@ class Batches:
 
     def __init__(
         self,
-        frames: Frames | Sequence[Frames],
+        frames: Examples | Sequence[Examples],
         codec: Codec,
         batch_size: int,
         seed: int,
@@ -43,7 +44,7 @@ class Batches:
 
         Raises DataError where a data set has no frames, InputError for a batch that the ranks cannot share.
         """
-        self.sources: tuple[Frames, ...] = (frames,) if isinstance(frames, Frames) else tuple(frames)
+        self.sources: tuple[Examples, ...] = tuple(frames) if isinstance(frames, Sequence) else (frames,)
         if not any(map(len, self.sources)):
             raise DataError(
                 "there are no training frames; the split is empty, or its episodes have no instruction or are shorter "
@@ -54,17 +55,12 @@ class Batches:
         self._rank, self._world = rank, world
         step_numbers(0, batch_size, rank, world)
 
-    @property
-    def frames(self) -> Frames:
-        """The frames of the first data set, which is usually the only one."""
-        return self.sources[0]
-
     def __len__(self) -> int:
         """Frames of all data sets."""
         return sum(map(len, self.sources))
 
     def __getitem__(self, step: int) -> Batch:
-        """The share of this rank in batch `step` (from 0), as `codec.batch.collate` makes it."""
+        """The share of this rank in batch `step` (from 0), as `codec.batch.join` makes it."""
         batch, skipped = self.make(step)
         for error in skipped:
             self.bad.report(error)
@@ -73,19 +69,22 @@ class Batches:
     def make(self, step: int) -> tuple[Batch, list[DataError]]:
         """Batch `step`, and what was wrong with the frames that others had to stand in for.
 
+        Beside what `join` makes, "source" is int64 (B,): the number of the source of each example.
         Raises the first DataError unless bad data is skipped, and where nothing but bad data is found.
         """
         numbers = step_numbers(step, self.batch_size, self._rank, self._world)
         sources, frames = (drawn.tolist() for drawn in self.sampler.draw(numbers))
         skipped: list[DataError] = []
-        drawn = zip(numbers.tolist(), sources, frames, strict=True)
-        examples = (self._example(number, source, frame, skipped) for number, source, frame in drawn)
-        return collate(examples, self.codec.pad_token_id, len(numbers)), skipped
+        batch = Assembly(self.codec, len(numbers))
+        for number, source, frame in zip(numbers.tolist(), sources, frames, strict=True):
+            self._add(batch, number, self.sources[source], frame, skipped)
+        return batch.finish() | {"source": np.asarray(sources, np.int64)}, skipped
 
-    def _example(self, number: int, source: int, frame: int, skipped: list[DataError]) -> Example:
+    def _add(self, batch: Assembly, number: int, source: Examples, frame: int, skipped: list[DataError]) -> None:
+        """Sample `number` of all: `frame` of `source`, or the first one drawn in its stead that can be read."""
         for attempt in range(ATTEMPTS):
             try:
-                return self.sources[source].example(frame, self.codec, (self.sampler.seed, number, attempt))
+                return batch.add(source, frame, (self.sampler.seed, number, attempt))
             except DataError as error:
                 if self.bad.mode == "raise":
                     raise

@@ -1,8 +1,8 @@
 """How fast training frames are made on this machine: each stage on one core, then the loader as training uses it.
 
 Stages are timed one frame after another in one thread, over frames in the sampler's order, each over a batch of frames
-before the next begins, so that no more is held than in training. Images stay uint8: they are normalised where the model
-is.
+before the next begins, so that no more is held than in training; actions and words are encoded a batch at once, as in
+training. Images stay uint8: they are normalised where the model is.
 
 Shapes: H, W recorded image; S model input.
 """
@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from openvla.codec.batch import collate
+from openvla.codec.batch import Example, join
 from openvla.codec.codec import Codec
 from openvla.codec.images import ImageTransform
-from openvla.codec.statistics import DatasetStatistics
+from openvla.codec.statistics import DatasetStatistics, normalize
 from openvla.data.images.augment import AugmentConfig, augment
 from openvla.data.images.pixels import Pixels, decode_image
 from openvla.data.index.find import ensure_index
@@ -43,6 +44,7 @@ class Setting:
     """What is measured. size: S. mode: a key of `pixels.MODES`. frames: how many are timed.
 
     samples_per_s: the pace of the training that the loader feeds, for the share of time that it waits.
+    soak: frames that are loaded while memory is watched; 0 leaves that out.
     """
 
     data: str
@@ -57,6 +59,7 @@ class Setting:
     workers: int = 1
     processes: bool = False
     samples_per_s: float = 100.0
+    soak: int = 0
 
 
 def open_batches(setting: Setting) -> Batches:
@@ -78,6 +81,8 @@ def bench_data(setting: Setting) -> dict[str, Any]:
     """
     if min(setting.frames, setting.batch_size, setting.workers) < 1 or not setting.samples_per_s > 0:
         raise InputError("frames, batch size, workers and samples per second must each be above 0")
+    if setting.soak < 0:
+        raise InputError(f"the soak is {setting.soak} frames; give a number from 0")
     batches = open_batches(setting)
     before = resident_bytes()
     stages = _stages(batches, setting)
@@ -89,6 +94,7 @@ def bench_data(setting: Setting) -> dict[str, Any]:
         "first_batch_s": first_batch_s(setting),
         "resident_bytes": resident_bytes(),
         "resident_growth_bytes": resident_bytes() - before,
+        "soak": soak(batches, setting),
         "frames": setting.frames,
         "cores": len(os.sched_getaffinity(0)),
     }
@@ -98,6 +104,26 @@ def resident_bytes() -> int:
     """Resident memory of this process."""
     fields = Path("/proc/self/statm").read_text().split() if Path("/proc/self/statm").exists() else []
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def soak(batches: Batches, setting: Setting) -> dict[str, float] | None:
+    """Load `setting.soak` frames; how many per second, and by how much memory grew. None for 0 frames.
+
+    growth_bytes: the largest resident memory seen, less that after the first tenth, when every buffer has its size.
+    """
+    steps = setting.soak // setting.batch_size
+    if not steps:
+        return None
+    start = time.perf_counter()
+    stream = load(batches, range(steps), workers=setting.workers, use_processes=setting.processes)
+    seen = [resident_bytes() for _ in stream]
+    settled = seen[len(seen) // 10]
+    return {
+        "frames": steps * setting.batch_size,
+        "frames_per_s": steps * setting.batch_size / (time.perf_counter() - start),
+        "resident_bytes": max(seen),
+        "growth_bytes": max(seen[len(seen) // 10 :]) - settled,
+    }
 
 
 def first_batch_s(setting: Setting) -> float:
@@ -110,6 +136,11 @@ def first_batch_s(setting: Setting) -> float:
     return time.perf_counter() - start
 
 
+def _frames(batches: Batches) -> Frames:
+    """The frames of the one data set that is measured."""
+    return cast("Frames", batches.sources[0])
+
+
 def _codec(directory: Path) -> Codec:
     if (directory / "codec.json").is_file():
         return Codec.load(directory)
@@ -119,7 +150,7 @@ def _codec(directory: Path) -> Codec:
 
 def _stages(batches: Batches, setting: Setting) -> dict[str, float]:
     """Frames per second of one core: of each stage, and "all" of them together as a worker runs them."""
-    frames = batches.frames
+    frames = _frames(batches)
     rows = frames.rows(batches.sampler.draw(np.arange(setting.frames))[1]).tolist()
     size = setting.batch_size
     batches.make(0)
@@ -136,21 +167,28 @@ def _stages(batches: Batches, setting: Setting) -> dict[str, float]:
 
 def _stages_of(batches: Batches, setting: Setting, rows: list[int], spent: dict[str, float]) -> None:
     """Adds the seconds that each stage takes for `rows` to `spent`."""
-    frames, codec = batches.frames, batches.codec
+    frames, codec = _frames(batches), batches.codec
     pixels = Pixels(setting.mode, setting.size)
     scaled = setting.size if setting.mode == "fast" else 0
-    read = _timed("read", spent, frames.read, rows)
-    decoded = _timed("decode", spent, lambda frame: decode_image(frame.image, "the image", scaled), read)
+
+    def decode(row: int, data: bytes) -> NDArray[np.uint8]:
+        try:
+            return decode_image(data, "the image", scaled)
+        except DataError:
+            return frames.image(data, row)  # says where it is
+
+    read = _timed("read", spent, frames.fetch, rows)
+    pairs = zip(rows, read, strict=True)
+    decoded = _timed("decode", spent, lambda pair: decode(pair[0], pair[1][0]), pairs)
     sized = _timed("resize", spent, pixels.resize, decoded)
     if setting.augmented:
         config, chance = AugmentConfig(), np.random.default_rng(0)
         sized = _timed("augment", spent, lambda image: augment(image, chance, config), sized)
-    pairs = list(zip(sized, read, strict=True))
-    actions = np.zeros_like(read[0].actions)
-    examples = _timed("encode", spent, lambda pair: codec.encode_stored(pair[0], pair[1].words, actions), pairs)
     start = time.perf_counter()
-    collate(examples, codec.pad_token_id)
-    spent["collate"] = spent.get("collate", 0.0) + time.perf_counter() - start
+    _, words, actions = zip(*read, strict=True)
+    sequences = codec.encode_sequences(words, normalize(np.stack(actions), frames.statistics))
+    join(np.empty(0), [Example(image, *pair) for image, pair in zip(sized, sequences, strict=True)], codec.pad_token_id)
+    spent["encode"] = spent.get("encode", 0.0) + time.perf_counter() - start
 
 
 def _timed(name: str, spent: dict[str, float], work: Callable[[T], U], items: Iterable[T]) -> list[U]:

@@ -108,6 +108,11 @@ class Frames:
 
     def read(self, row: int) -> Frame:
         """The frame that begins at `row`. Raises DataError for an image that is not what was indexed."""
+        image, words, actions = self.fetch(row)
+        return Frame(image, words, normalize(actions, self.statistics))
+
+    def fetch(self, row: int) -> tuple[bytes, str, NDArray[np.float32]]:
+        """What `read` reads, with the actions as they were recorded: a batch is normalised at once."""
         held = self.index.rows(row, row + self.chunk)
         first, view = held[0], self._view
         offset = int(first["offset"][view])
@@ -117,17 +122,19 @@ class Frames:
                 f"{self.index.source(row)}: the image at byte {offset} is damaged: its checksum is not that of when "
                 "it was indexed; fetch the file again"
             )
-        return Frame(image, self.index.words(int(first["words"])), normalize(held["action"], self.statistics))
+        return image, self.index.words(int(first["words"])), held["action"]
 
-    def image(self, frame: Frame, row: int, random: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        """Pixels uint8 (H, W, 3) of `frame`, which was read from `row`. random: to augment; else None will do.
+    def image(
+        self, data: bytes, row: int, seed: tuple[int, ...] = (0,), out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Pixels uint8 (H, W, 3) of the image bytes that were read from `row`; `seed` draws its augmentation.
 
-        Raises DataError where it does not decode.
+        out: as for `Pixels`. Raises DataError where it does not decode.
         """
         try:
             if self._pixels is None:
-                return decode_image(frame.image, "the image")
-            return self._pixels(frame.image, random)
+                return decode_image(data, "the image")
+            return self._pixels(data, np.random.default_rng(seed) if self._drawn else None, out=out)
         except DataError as error:
             offset = int(self.index.rows(row, row + 1)["offset"][0, self._view])
             raise DataError(f"{self.index.source(row)}: at byte {offset}: {error}") from error
@@ -139,8 +146,7 @@ class Frames:
         """
         row = int(self.rows(number))
         frame = self.read(row)
-        image = self.image(frame, row, np.random.default_rng(seed) if self._drawn else None)
-        return codec.encode_stored(image, frame.words, frame.actions)
+        return codec.encode_stored(self.image(frame.image, row, seed), frame.words, frame.actions)
 
     def _stretches(self, episodes: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(first row, row after the last), of each stretch of rows that a chunk fits behind."""
