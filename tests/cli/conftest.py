@@ -56,7 +56,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     """Every configuration that was trained; nothing is trained."""
     configs: list[TrainConfig] = []
 
-    def train(config: TrainConfig) -> SimpleNamespace:
+    def train(config: TrainConfig, *, quiet: bool = False) -> SimpleNamespace:
         configs.append(config)
         return SimpleNamespace(final=Path("runs/x/final"), metrics={"train/loss": 0.25})
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -17,6 +18,26 @@ def test_plan_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None
 def test_plan_reads_a_checkpoint_without_its_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("plan --checkpoint nano --method last-layer --json".split()) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "nano"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--preset openvla-7b --method full --world-size 64 --batch 32",
+        "--preset openvla-7b --method full --world-size 64 --shard 8 --accumulate 4 --batch 32 --checkpointing",
+        "--preset openvla-7b --method lora --batch 16 --card-gb 80",
+        "--preset openvla-7b --method qlora --batch 1 --card-gb 16",
+        "--preset openvla-v01-7b --method frozen-vision --world-size 8",
+        "--preset nano --method full --precision fp32 --batch 32",
+    ],
+)
+def test_plans_of_the_usual_runs_are_there_in_two_seconds(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    start = time.process_time()
+    assert main(["plan", *line.split(), "--examples", "1000000", "--json"]) == 0
+    assert time.process_time() - start < 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["largest_batch"] > 0
+    assert found["hours"] > 0
 
 
 def test_plan_draws_tables_for_people(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,6 +59,13 @@ def test_plan_draws_tables_for_people(capsys: pytest.CaptureFixture[str]) -> Non
         ("plan --preset nano --method lora --rank 0", "the LoRA rank is 0"),
         ("plan --preset nano --batch 0", "batch is 0"),
         ("plan --preset nano --mfu 2", "mfu 2.0"),
+        ("plan --preset nano --batch 6 --accumulate 4", "batch is 6, which 4 micro-batches cannot share evenly"),
+        ("plan --preset nano --world-size 8 --shard 3", "shard is 3, which does not divide the 8 devices"),
+        ("plan --preset nano --supervised 64", "supervised is 64 and text_tokens 32"),
+        ("plan --preset nano --card-gb nan", "card_gb is nan"),
+        ("plan --preset nano --card-gb inf", "card_gb is inf"),
+        ("plan --preset nano --dollars-per-hour -1", "dollars_per_hour is -1.0"),
+        ("plan --preset nano --examples 0", "examples is 0; give a whole number from 1"),
         ("plan --checkpoint absent", "there is no checkpoint 'absent'"),
     ],
 )

@@ -49,3 +49,16 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         read_architecture(tmp_path)
     with pytest.raises(CheckpointError, match="there is no checkpoint 'absent'"):
         read_architecture("absent")
+
+
+def test_a_folder_of_a_collection_is_a_hub_id_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def download(*names: str) -> str:
+        asked.append(names)
+        (tmp_path / "config.json").write_text(json.dumps(write_config(PRESETS["siglip-224px+7b"])))
+        return str(tmp_path / "config.json")
+
+    monkeypatch.setattr(architecture, "hf_hub_download", download)
+    assert read_architecture("TRI-ML/prismatic-vlms/siglip-224px+7b") == PRESETS["siglip-224px+7b"].model
+    assert asked == [("TRI-ML/prismatic-vlms", "siglip-224px+7b/config.json")]

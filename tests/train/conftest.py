@@ -50,7 +50,7 @@ def command(run: TrainConfig) -> list[str]:
         flag = "--" + field.name.replace("_", "-")
         if isinstance(value, bool):
             words += [flag] if value else []
-        elif value is not None:
+        elif value not in (None, ()):
             words += [flag, str(value)]
     return [sys.executable, "-c", PROGRAM, *words]
 

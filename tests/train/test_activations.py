@@ -10,9 +10,11 @@ from torch import Tensor
 from openvla.model.prismatic import ModelConfig, OpenVLA
 from openvla.nn.decoder_config import DecoderConfig
 from openvla.nn.vit import ViTConfig
-from openvla.train.activations import FLOAT32, Method, kept_per_example
+from openvla.train.activations import FLOAT32
+from openvla.train.census import census
 from openvla.train.memory import WIDTHS
 from openvla.train.methods import PARTS, prepare
+from openvla.train.stages import stages
 
 DINO = ViTConfig(112, 14, 96, 4, 4, 200, 5, True)
 SIGLIP = ViTConfig(112, 14, 96, 4, 4, 200, attention_pool=True)
@@ -59,6 +61,12 @@ def kept(model: OpenVLA, batch: int, precision: str) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
+def counted(config: ModelConfig, method: str, width: int, checkpointing: bool = False) -> int:
+    """Bytes per example of all stages, and the most that is computed again at once."""
+    found = stages(config, census(config, method, 4), 4, width, TOKENS, checkpointing)
+    return sum(stage.kept for stage in found) + max(stage.again for stage in found)
+
+
 @pytest.mark.parametrize("precision", WIDTHS)
 @pytest.mark.parametrize("method", [*PARTS, "lora"])
 @pytest.mark.parametrize("name", MODELS)
@@ -72,19 +80,14 @@ def test_the_count_is_what_autograd_keeps(name: str, method: str, precision: str
     prepare(model, method, rank=4, seed=0)
     measured = (kept(model, 4, precision) - kept(model, 2, precision)) / 2
     logits = SUPERVISED * (FLOAT32 * config.decoder.vocab_size + width * config.decoder.hidden_size)
-    counted = kept_per_example(config, Method.named(method, 4, width), TOKENS, checkpointing=False)
-    assert counted == pytest.approx(measured - logits, rel=0.03)
+    assert counted(config, method, width) == pytest.approx(measured - logits, rel=0.03)
 
 
 def test_checkpointing_keeps_one_layer_and_the_inputs_of_the_others() -> None:
-    config, whole = small("clip"), Method.named("full", 0, 2)
-    without, with_it = (kept_per_example(config, whole, TOKENS, checkpointing=flag) for flag in (False, True))
-    assert with_it < 0.6 * without
+    config = small("clip")
+    assert counted(config, "full", 2, checkpointing=True) < 0.6 * counted(config, "full", 2)
 
 
 def test_frozen_encoders_keep_nothing() -> None:
     config = small("dinosiglip")
-    frozen, whole = (
-        kept_per_example(config, Method.named(name, 0, 2), TOKENS, False) for name in ("frozen-vision", "full")
-    )
-    assert frozen < whole
+    assert counted(config, "frozen-vision", 2) < counted(config, "full", 2)

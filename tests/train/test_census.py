@@ -74,3 +74,18 @@ def test_an_unknown_method_offers_the_nearest() -> None:
 def test_adapters_need_a_rank(method: str) -> None:
     with pytest.raises(UsageError, match="the LoRA rank is 0; give a whole number from 1"):
         census(PRESETS["micro"].model, method, 0)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_never_runs_is_what_has_no_gradient(method: str) -> None:
+    config = PRESETS["micro"].model
+    config = dataclasses.replace(
+        config,
+        encoders=tuple(dataclasses.replace(encoder, depth=3, attention_pool=True) for encoder in config.encoders),
+    )
+    module = prepare(OpenVLA(config), method, rank=4, seed=0)
+    model = module.base_model.model if method == "lora" else module
+    ids = torch.randint(3, 200, (2, 12))
+    model(ids, torch.zeros(2, 6, 28, 28), labels=ids).loss.backward()
+    with_gradient = sum(p.numel() for p in module.parameters() if p.grad is not None)
+    assert census(config, method, 4).count(trained=True, runs=True) == with_gradient

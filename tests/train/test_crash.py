@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import random
 import shutil
@@ -31,10 +32,10 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "final" / "model.safetensors")
 
 
-def logged(output: Path) -> list[str]:
-    """The lines of a run that do not depend on the clock."""
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    return [line.partition(', "perf/')[0] for line in lines if "train/loss" in line]
+def logged(output: Path) -> list[dict[str, float]]:
+    """Every logged number that does not depend on the clock or the machine."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
 
 
 def same(broken: Path, straight: Path) -> None:

@@ -18,14 +18,22 @@ from openvla.train import loop
 from openvla.train.config import TrainConfig
 from openvla.train.data import load_batches, with_statistics
 from openvla.train.loop import prefetched, train
+from openvla.train.metrics import Window
 from openvla.train.optim import learning_rate
+from openvla.train.scores import Origin, Scorer
 from openvla.train.setup import starting_point
+from openvla.train.world import World
 
 Make = Callable[..., TrainConfig]
 
 
 def lines(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def predictions(output: Path) -> list[dict[str, float]]:
+    """Every logged number that does not depend on the clock or the machine."""
+    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines(output)]
 
 
 def losses(output: Path) -> dict[int, float]:
@@ -66,13 +74,23 @@ def test_a_run_logs_the_numbers_that_every_run_must_log(config: Make) -> None:
         "train/action_token_accuracy",
         "train/l1_normalized",
         "train/l1_normalized/gripper",
+        "train/action_token_accuracy/x",
+        "train/l1_physical/x_5cm",
+        "train/metaworld/loss",
+        "train/metaworld/action_token_accuracy",
+        "train/metaworld/l1_normalized",
+        "train/metaworld/l1_physical/y_5cm",
+        "train/gradient_norm",
         "train/learning_rate",
         "perf/samples_per_s",
         "perf/mfu",
         "perf/data_wait_fraction",
+        "perf/peak_resident_bytes",
         "validation/loss",
         "validation/action_token_accuracy",
         "validation/l1_normalized/x",
+        "validation/l1_physical/x_5cm",
+        "validation/metaworld/action_token_accuracy",
         "parameters/trainable",
     }
     assert list((config().output / "tensorboard").iterdir())
@@ -88,7 +106,7 @@ def test_the_loss_covers_action_tokens_and_stop_token_only(config: Make) -> None
     run = config()
     codec = with_statistics(starting_point(run).codec, run)
     training, _ = load_batches(run, codec)
-    example = training.frames.example(0, codec)
+    example = training.sources[0].example(0, codec)
     supervised = example.labels[example.labels != IGNORE_INDEX]
     assert len(supervised) == codec.spec.dim + 1
     assert supervised[-1] == codec.eos_token_id
@@ -148,7 +166,7 @@ def test_a_resumed_run_logs_the_same_lines_even_where_saving_and_logging_fall_ap
         with pytest.raises(KeyboardInterrupt):
             train(broken)
     train(dataclasses.replace(broken, resume=True))
-    assert losses(broken.output) == losses(straight.output)
+    assert predictions(broken.output) == predictions(straight.output)
 
 
 def test_bf16_follows_fp32(config: Make, tmp_path: Path) -> None:
@@ -167,7 +185,8 @@ def test_a_loss_that_is_not_finite_stops_before_a_weight_changes(config: Make, t
     bad = starting_point(config())
     bad.model.language_model.lm_head.weight.data.fill_(3e38)
     save_checkpoint(tmp_path / "bad", bad)
-    with pytest.raises(TrainingError, match=r"step 0: the loss is nan .* no weight was changed"):
+    sentence = r"step 0: the loss is nan .* no weight was changed; .* this batch: 'metaworld' \(loss nan\)"
+    with pytest.raises(TrainingError, match=sentence):
         train(config(checkpoint=str(tmp_path / "bad")))
     assert not (config().output / "checkpoints").exists()
 
@@ -196,6 +215,28 @@ def test_no_force_turns_one_method_into_another(config: Make) -> None:
     train(config(steps=2))
     with pytest.raises(TrainingError, match=r"method was 'full' and is 'lora'; give the same values as before$"):
         train(config(steps=2, method="lora", resume=True, force=True))
+
+
+def test_no_force_changes_how_weights_are_quantised(config: Make) -> None:
+    run = config(steps=2, method="qlora", rank=4)
+    train(run)
+    with pytest.raises(
+        TrainingError, match=r"double_quantization was False and is True; give the same values .* before$"
+    ):
+        train(dataclasses.replace(run, double_quantization=True, resume=True, force=True))
+
+
+def test_a_window_that_was_interrupted_goes_on_unless_the_data_changed(config: Make) -> None:
+    train(config(steps=3, log_every=5))
+    progress = json.loads((config().output / "checkpoints" / "step-000002" / "progress.json").read_text())["unlogged"]
+    assert progress["steps"] == 2
+    codec = load_checkpoint(config().output / "final").codec
+    here = World(0, 1, torch.device("cpu"))
+    for name, steps in (("metaworld", 2), ("another", 0)):
+        scorer = Scorer([Origin(name, codec.statistics["metaworld"].action)], codec, here.device)
+        window = Window(scorer, here, float, 1.0)
+        window.restore(progress)
+        assert window.state()["steps"] == steps
 
 
 def test_there_must_be_something_to_resume(config: Make) -> None:

@@ -59,6 +59,18 @@ def test_what_is_trained_is_float32_and_the_rest_as_stored_unless_the_pass_is_fl
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("method", [*MOVED, "lora"])
+def test_matrices_that_stay_take_two_bytes_in_bf16_and_give_the_same_bits(method: str) -> None:
+    model = fresh_checkpoint("micro", "metaworld", 0).model
+    ids, pixels = torch.tensor([[1, 300, 301, 302]]), torch.rand(1, 6, 28, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model(ids, pixels).logits
+        prepare(model, method, rank=4, seed=0, precision=torch.bfloat16)
+        assert torch.equal(model(ids, pixels).logits, before)
+    frozen = [p for p in model.parameters() if p.ndim in (2, 4) and not p.requires_grad]
+    assert {parameter.dtype for parameter in frozen} <= {torch.bfloat16}
+
+
 @pytest.mark.parametrize("method", ["frozen-vision", "last-layer", "sandwich"])
 def test_a_run_moves_only_what_its_method_trains(config: Make, method: str) -> None:
     start = fresh_checkpoint("micro", "metaworld", config().seed).model

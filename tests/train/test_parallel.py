@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from openvla.errors import UsageError
+from openvla.train import parallel
 from openvla.train.config import TrainConfig
 from openvla.train.fresh import fresh_checkpoint
 from openvla.train.loop import train
+from openvla.train.methods import prepare
 from openvla.train.parallel import check_shares, compile_layers, recompute
 from openvla.train.world import World
 
@@ -25,6 +27,12 @@ Launch = Callable[..., list[tuple[int, str]]]
 def losses(output: Path) -> list[float]:
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def predictions(output: Path) -> list[dict[str, float]]:
+    """Every logged number that does not depend on the clock or the machine."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
 
 
 def cut(output: Path, step: int) -> None:
@@ -47,7 +55,8 @@ def test_two_processes_learn_what_one_does_and_one_resumes_their_run(config: Mak
     done = launch(shared, shared)
     assert [code for code, _ in done] == [0, 0], done
     train(alone)
-    assert losses(shared.output) == pytest.approx(losses(alone.output), rel=1e-5)
+    for ours, theirs in zip(predictions(shared.output), predictions(alone.output), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
     agree(shared.output, alone.output)
     cut(shared.output, 2)
     train(dataclasses.replace(shared, resume=True))
@@ -110,6 +119,31 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(config: Make) -> None:
     with pytest.raises(UsageError, match=r"batch_size is 4, .* multiple of 3"):
         train(config(accumulate=3))
     assert not config().output.exists()
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("method", ["full", "frozen-vision"])
+def test_a_model_becomes_float32_a_layer_at_a_time(monkeypatch: pytest.MonkeyPatch, method: str, precision) -> None:
+    model = fresh_checkpoint("micro", "metaworld", 0).model.bfloat16()
+    prepare(model, method, 0, 0, precision, widened=False)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    wide: list[tuple[nn.Module, set[nn.Parameter]]] = []
+    sliced: set[nn.Parameter] = set()
+
+    def slice_part(part: nn.Module, **settings: object) -> None:
+        """In place of `fully_shard`: notes what is float32 and not sliced yet."""
+        held = {parameter for parameter in model.parameters() if parameter.dtype == torch.float32}
+        wide.append((part, held - sliced))
+        sliced.update(part.parameters())
+
+    monkeypatch.setattr(parallel, "fully_shard", slice_part)
+    monkeypatch.setattr(parallel, "register_fsdp_forward_method", lambda *words: None)
+    monkeypatch.setattr(parallel, "_mesh", lambda *words: None)
+    parallel.spread(model, World(0, 2, torch.device("cpu")), precision, 0)
+    assert len(wide) == len(parallel.layers_of(model)) + 1
+    assert all(held <= set(part.parameters()) for part, held in wide)
+    expected = {p for p in model.parameters() if p.requires_grad or precision == torch.float32}
+    assert {p for p in model.parameters() if p.dtype == torch.float32} == expected
 
 
 def gradients(change: Callable[[nn.Module], None]) -> list[torch.Tensor]:

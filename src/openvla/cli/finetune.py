@@ -30,10 +30,10 @@ def run(options: Options) -> Result:
     from openvla.train.loop import train
 
     names = [field.name for field in dataclasses.fields(TrainConfig)]
-    return trained(train(TrainConfig(**{name: getattr(options, name) for name in names})))
+    return trained(train(TrainConfig(**{name: getattr(options, name) for name in names}), quiet=options.json))
 
 
 def trained(result: TrainResult) -> Result:
-    """What a finished run prints: the checkpoint, and the last value of every metric."""
-    metrics = [f"{name} {value:.4g}" for name, value in result.metrics.items()]
+    """What a finished run prints: the checkpoint and the last values of its metrics; for people, those of the whole."""
+    metrics = [f"{name} {value:.4g}" for name, value in result.metrics.items() if name.count("/") == 1]
     return Result({"checkpoint": result.final, "metrics": result.metrics}, "\n".join([*metrics, "", str(result.final)]))

@@ -94,9 +94,10 @@ def quiet_standard_output() -> Generator[None]:
 
 
 def parse_verb(verb: Verb, arguments: Sequence[str]) -> tuple[Any, Any]:
-    """Import a verb's module and parse its options; options are None where `--help` was asked for and printed."""
-    module = importlib.import_module(verb.module)
-    return module, parse(module.Options, f"openvla {verb.name}", arguments)
+    """Import a verb's module and parse its options, which it may do itself; None where help was printed instead."""
+    module, prog = importlib.import_module(verb.module), f"openvla {verb.name}"
+    own = getattr(module, "parse", None)
+    return module, parse(module.Options, prog, arguments) if own is None else own(prog, arguments)
 
 
 def _complain(sentence: str, code: int = 2) -> int:

@@ -20,13 +20,19 @@ _HELP_INDENT = 8
 """tyro indents the help text of a flag that it names in an error by this much; the flag itself by less."""
 
 
-def parse(options: type[T], prog: str, arguments: Sequence[str]) -> T | None:
-    """Build `options` from `arguments`. None after help was printed; UsageError for a line that does not fit."""
+def parse(options: type[T], prog: str, arguments: Sequence[str], default: T | None = None) -> T | None:
+    """Build `options` from `arguments`, starting from `default` where there is one.
+
+    With a default a flag may be taken back (`--no-augment`). None after help was printed. Raises UsageError for a line
+    that does not fit.
+    """
     import tyro
 
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
+            if default is not None:
+                return tyro.cli(options, prog=prog, args=list(arguments), default=default)
             return tyro.cli(options, prog=prog, args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as stop:
         if not stop.code:

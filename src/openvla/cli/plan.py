@@ -34,6 +34,10 @@ class Options:
     """Of the forward pass; trained weights are fp32 either way."""
     world_size: int = 1
     """Devices that share weights, gradients and optimiser (FSDP)."""
+    shard: int = 0
+    """Devices that share one copy of the model; 0 is all, fewer make several copies (HSDP)."""
+    accumulate: int = 1
+    """Parts in which a device works through its batch, one after the other."""
     checkpointing: bool = False
     """Keep only the inputs of the decoder's layers, and compute the rest again."""
     card_gb: float = 80.0
@@ -63,6 +67,8 @@ def run(options: Options) -> Result:
         options.precision,
         options.world_size,
         options.checkpointing,
+        options.accumulate,
+        options.shard,
     )
     hardware = Hardware(options.card_gb, options.card_tflops, options.mfu, options.dollars_per_hour)
     data = plan(model, options.method, options.rank, load, hardware, options.examples)

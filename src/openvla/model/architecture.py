@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
 from openvla.codec.fields import read_object
 from openvla.errors import CheckpointError
-from openvla.model.locate import CONFIG, SHIPPED, resolve
+from openvla.model.locate import CONFIG, SHIPPED, hub_id, resolve
 from openvla.model.native import OWN_FIELDS, read_native_config
 from openvla.model.prismatic import ModelConfig
 from openvla.model.published import read_model_config
@@ -28,11 +27,12 @@ def read_architecture(source: str | Path) -> ModelConfig:
 
 def _config_file(source: str) -> Path:
     """config.json of the checkpoint."""
-    hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) and not Path(source).exists()
-    if not hub_id or (SHIPPED / source).is_dir():
+    found = hub_id(source)
+    if found is None or (SHIPPED / source).is_dir():
         return resolve(source)[0] / CONFIG
+    repository, folder = found
     try:
-        return Path(hf_hub_download(source, CONFIG))
+        return Path(hf_hub_download(repository, f"{folder}/{CONFIG}" if folder else CONFIG))
     except Exception as error:  # the hub client raises types of several libraries
         reason = str(error).strip().splitlines()
         raise CheckpointError(

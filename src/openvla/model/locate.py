@@ -1,4 +1,7 @@
-"""Where a checkpoint is: a directory, a .pt file in a native run, a shipped name, or a hub id to download."""
+"""Where a checkpoint is: a directory, a .pt file in a native run, a shipped name, or a hub id to download.
+
+A hub id is OWNER/REPOSITORY, and for those that hold many checkpoints OWNER/REPOSITORY/FOLDER.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ RUN_WEIGHTS = "checkpoints"
 """The folder of a native run that holds its .pt files."""
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.py", f"{RUN_WEIGHTS}/*.pt"]
+
+COLLECTIONS = ("TRI-ML/prismatic-vlms",)
+"""Hub repositories that hold many checkpoints, each in a folder of its own."""
 
 ENCODER_FILES: dict[str, tuple[str, str]] = {
     # timm id: hub repository and file
@@ -45,7 +51,7 @@ def resolve(source: str | Path, revision: str | None = None) -> tuple[Path, Path
         directory = path
     elif re.fullmatch(r"[\w-]+", text) and shipped.is_dir():
         directory = shipped
-    elif not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
+    elif hub_id(text):
         directory = _download(text, revision)
     else:
         names = ", ".join(sorted(entry.name for entry in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
@@ -56,6 +62,18 @@ def resolve(source: str | Path, revision: str | None = None) -> tuple[Path, Path
     if not (directory / CONFIG).is_file():
         raise CheckpointError(f"{directory} is not a checkpoint: it has no {CONFIG}; give the directory that holds it")
     return directory, named
+
+
+def hub_id(source: str) -> tuple[str, str] | None:
+    """(repository, folder in it or "") where `source` has the form of a hub id, and there is no such path here.
+
+    >>> hub_id("openvla/openvla-7b"), hub_id("TRI-ML/prismatic-vlms/siglip-224px+7b"), hub_id("runs/nano/final")
+    (('openvla/openvla-7b', ''), ('TRI-ML/prismatic-vlms', 'siglip-224px+7b'), None)
+    """
+    found = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:/([\w+.-]+))?", source)
+    if found is None or Path(source).exists() or (found[2] and found[1] not in COLLECTIONS):
+        return None
+    return found[1], found[2] or ""
 
 
 def download_encoder(timm_id: str) -> Path:
@@ -71,8 +89,10 @@ def download_encoder(timm_id: str) -> Path:
 
 
 def _download(name: str, revision: str | None) -> Path:
+    repository, folder = hub_id(name) or (name, "")
+    wanted = [f"{folder}/{file}" if folder else file for file in _HUB_FILES]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted), folder)
     except Exception as error:  # the hub client raises types of several libraries
         raise CheckpointError(
             f"there is no directory {name!r}, and no checkpoint of that name comes from the hub "

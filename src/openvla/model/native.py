@@ -32,7 +32,7 @@ from openvla.model.torch_file import flatten, read_torch
 _SIZES = ("encoders", "image_sizes", "timm_model_ids", "pad_token_id", "pad_to_multiple_of")
 """Fields that a native config.json may take from a published one by themselves."""
 
-_PADDING = {
+PADDING = {
     "phi-2-3b": 50304 - 50257,
     "qwen25-0_5b-pure": 151680 - 151643,
     "qwen25-0_5b-extra": 151936 - 151921,
@@ -61,7 +61,7 @@ def read_native_config(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         return published
     parts = _parts(raw, where)
     config = write_config(model_from_ids(*parts[:4], images=parts[4], where=where))
-    config["pad_to_multiple_of"] = _PADDING.get(parts[1], config["pad_to_multiple_of"])
+    config["pad_to_multiple_of"] = PADDING.get(parts[1], config["pad_to_multiple_of"])
     given = some_fields(raw, {"text_config": nullable(OBJECT)}, where, {"text_config": None})["text_config"] or {}
     text = config["text_config"] | given
     if INTEGER.holds(given.get("vocab_size")):

@@ -1,8 +1,9 @@
 """The vision-language-action model: image encoders, a projector and a decoder (a Prismatic VLM).
 
 Unusual: patches of one or two encoders are joined on the channel axis, projected into the decoder's space and inserted
-right after the first token (BOS); everything after is ordinary causal language modelling. `state_dict()` has exactly
-the tensor names of a published checkpoint.
+right after the first token (BOS); everything after is ordinary causal language modelling. An example without an image,
+of which only training has any, keeps the room of its patches behind its tokens, where nothing looks at it.
+`state_dict()` has exactly the tensor names of a published checkpoint.
 
 Shapes: B batch, K image channels (3 per encoder and image), S image pixels a side, P patches of all images, C encoder
 channels in all, T text tokens, N = P + T positions of the fused sequence, D decoder size, V vocabulary.
@@ -11,6 +12,7 @@ Source: Karamcheti et al. 2024 (Prismatic), section 3; Kim et al. 2024 (OpenVLA)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,9 +71,16 @@ class VisionBackbone(nn.Module):
             self.fused_featurizer = VisionTransformer(encoders[1])
 
     def forward(self, pixel_values: Float[Tensor, "B K S S"]) -> Float[Tensor, "B P C"]:
-        pictures = pixel_values.unflatten(1, (self.images, -1)).flatten(0, 1).split(3, dim=1)
-        features = [encoder(picture) for encoder, picture in zip(self.children(), pictures, strict=True)]
-        return torch.cat(features, dim=-1).unflatten(0, (-1, self.images)).flatten(1, 2)
+        pictures = self.pictures(pixel_values)
+        return self.joined([encoder(picture) for encoder, picture in zip(self.children(), pictures, strict=True)])
+
+    def pictures(self, pixel_values: Float[Tensor, "B K S S"]) -> Sequence[Float[Tensor, "N 3 S S"]]:
+        """What each encoder sees, the images of an example one after the other."""
+        return pixel_values.unflatten(1, (self.images, -1)).flatten(0, 1).split(3, dim=1)
+
+    def joined(self, features: Sequence[Float[Tensor, "N p _"]]) -> Float[Tensor, "B P C"]:
+        """The encoders' features side by side, the patches of an example's images one after the other."""
+        return torch.cat(list(features), dim=-1).unflatten(0, (-1, self.images)).flatten(1, 2)
 
 
 class OpenVLA(nn.Module):
@@ -84,21 +93,34 @@ class OpenVLA(nn.Module):
         self.projector = PROJECTORS[config.projector](config.vision_dim, config.decoder.hidden_size)
         self.language_model = Decoder(config.decoder)
 
-    def embed(self, input_ids: Int[Tensor, "B T"], pixel_values: Float[Tensor, "B K S S"]) -> Float[Tensor, "B N D"]:
-        """The fused sequence: first token, patches, remaining tokens."""
+    def embed(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        pixel_values: Float[Tensor, "B K S S"],
+        has_image: Bool[Tensor, "B"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """The fused sequence: first token, patches, remaining tokens; tokens, then zeros, where `has_image` is false.
+
+        Encoders and projector run for every example: all processes of a run must call them, whatever their examples.
+        """
         tokens = self.language_model.model.embed_tokens(input_ids)
         patches = self.projector(self.vision_backbone(pixel_values))
         tokens = tokens.to(patches.dtype)  # under autocast the residual stream is bfloat16, as in published training
-        return torch.cat([tokens[:, :1], patches, tokens[:, 1:]], dim=1)
+        fused = torch.cat([tokens[:, :1], patches, tokens[:, 1:]], dim=1)
+        if has_image is None:
+            return fused
+        seen = has_image.to(fused.device, non_blocking=True)[:, None, None]
+        return torch.where(seen, fused, F.pad(tokens, (0, 0, 0, patches.shape[1])))
 
     def hidden_states(
         self,
         input_ids: Int[Tensor, "B T"],
         pixel_values: Float[Tensor, "B K S S"],
         attention_mask: Int[Tensor, "B T"] | Bool[Tensor, "B T"] | None = None,
+        has_image: Bool[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Decoder states after the final norm. `attention_mask` (1 = token, 0 = right padding) is over `input_ids`."""
-        fused = self.embed(input_ids, pixel_values)
+        fused = self.embed(input_ids, pixel_values, has_image)
         mask = None
         if attention_mask is not None and not bool(attention_mask.all()):
             mask = causal_mask(self.insert_patches(attention_mask.bool(), True))
@@ -126,15 +148,43 @@ class OpenVLA(nn.Module):
         input_ids: Int[Tensor, "B T"],
         pixel_values: Float[Tensor, "B K S S"],
         labels: Int[Tensor, "B T"],
+        has_image: Bool[Tensor, "B"] | None = None,
     ) -> tuple[Float[Tensor, "M V"], Int[Tensor, "M"]]:
         """Logits and targets of the M supervised positions only, row by row: a B x N x V tensor never exists.
 
+        has_image: False for text alone; None where all have one.
+        """
+        positions, targets = self.supervised_positions(labels, has_image)
+        return self.logits_at(input_ids, pixel_values, positions.to(input_ids.device), has_image), targets
+
+    def supervised_positions(
+        self, labels: Int[Tensor, "B T"], has_image: Bool[Tensor, "B"] | None = None
+    ) -> tuple[Int[Tensor, "M"], Int[Tensor, "M"]]:
+        """Where in the B x N fused positions a label is to be predicted, and these labels; computed where `labels` are.
+
+        Found on the CPU, they spare a GPU a wait: how many there are decides the sizes of what follows.
+        """
+        targets = self.insert_patches(labels, IGNORE_INDEX)
+        if has_image is not None:
+            alone = F.pad(labels, (0, self.config.num_patches), value=IGNORE_INDEX)
+            targets = torch.where(has_image[:, None], targets, alone)
+        targets = F.pad(targets[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
+        positions = (targets != IGNORE_INDEX).nonzero().flatten()
+        return positions, targets[positions]
+
+    def logits_at(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        pixel_values: Float[Tensor, "B K S S"],
+        positions: Int[Tensor, "M"],
+        has_image: Bool[Tensor, "B"] | None = None,
+    ) -> Float[Tensor, "M V"]:
+        """Logits in float32 at some of the B x N positions.
+
         Right padding needs no mask here: under the causal mask no supervised position looks at what follows it.
         """
-        hidden = self.hidden_states(input_ids, pixel_values)
-        targets = self.insert_patches(labels, IGNORE_INDEX)[:, 1:]
-        chosen = targets != IGNORE_INDEX
-        return self.language_model.lm_head(hidden[:, :-1][chosen]).float(), targets[chosen]
+        hidden = self.hidden_states(input_ids, pixel_values, None, has_image)
+        return self.language_model.lm_head(hidden.flatten(0, 1)[positions]).float()
 
     def forward_flops(self, tokens: int) -> float:
         """Floating-point operations of one training forward pass over one example of `tokens` ids.

@@ -30,6 +30,8 @@ svg .faint { fill: var(--faint); font-size: 11.5px; }
 svg .rule { stroke: var(--rule); fill: none; }
 svg .whisker { stroke: var(--ink); stroke-width: 1.2; fill: none; opacity: .75; }
 svg .budget { stroke: var(--ink); stroke-dasharray: 3 3; fill: none; opacity: .75; }
+svg .curve { stroke: var(--series); stroke-width: 1.6; stroke-linejoin: round; fill: none; }
+svg .held { stroke-dasharray: 5 4; }
 svg .dots circle { opacity: .45; }
 .s0 { fill: var(--s0); --series: var(--s0); } .s1 { fill: var(--s1); --series: var(--s1); }
 .s2 { fill: var(--s2); --series: var(--s2); } .s3 { fill: var(--s3); --series: var(--s3); }
@@ -43,6 +45,8 @@ th { font-weight: 500; } th:first-child, td:first-child, .words { text-align: le
 .words { white-space: normal; min-width: 16ch; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 18px 14px;
   margin-top: 14px; }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(350px, 1fr)); gap: 18px 22px; }
+.curves svg { font-size: 22px; } .curves svg .faint { font-size: 20px; }
 figure { margin: 0; } figcaption { font-size: 12.5px; line-height: 1.4; margin-top: 5px; }
 figcaption b { color: var(--ink); font-weight: 500; }
 video { width: 100%; display: block; border-radius: 6px; background: var(--rule); }

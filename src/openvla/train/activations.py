@@ -1,4 +1,4 @@
-"""What the forward pass of a training step keeps for its backward pass, in bytes per example.
+"""What the forward pass of a training step keeps for its backward pass, in bytes, layer by layer.
 
 Counted from the operations of `nn/`, tensor by tensor: a linear layer keeps its input where its weight is trained, a
 product both factors, attention its queries, keys, values, output and one log-sum per head. A norm of the language
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from openvla.model.prismatic import ModelConfig
 from openvla.nn.decoder_config import DecoderConfig
 from openvla.nn.vit import ViTConfig
-from openvla.train.methods import ADAPTERS
+from openvla.train.census import Census
 
 FLOAT32 = 4
 
@@ -53,64 +53,44 @@ class Method:
     last_layer: Mode
 
     @classmethod
-    def named(cls, method: str, rank: int, width: int) -> Method:
-        """The published method called `method`."""
-        whole, frozen = Mode(True, 0, width), Mode(False, 0, width)
-        if method in ADAPTERS:
+    def of(cls, counted: Census, rank: int, width: int) -> Method:
+        """The method under which parameters were counted. rank: of its adapters, if it has any."""
+        if counted.count("adapters"):
             adapted = Mode(False, rank, width)
             return cls(adapted, adapted, adapted, adapted)
-        return {
-            "full": cls(whole, whole, whole, whole),
-            "frozen-vision": cls(None, whole, whole, whole),
-            "last-layer": cls(None, frozen, frozen, whole),
-            "sandwich": cls(whole, whole, frozen, whole),
-        }[method]
+
+        def mode(part: str) -> Mode:
+            return Mode(counted.count(part, trained=True) > 0, 0, width)
+
+        last = "language_model.layers.1" if counted.count("language_model.layers.1") else "language_model.layers.0"
+        vision = mode("vision_backbone")
+        return cls(vision if vision.trained else None, mode("projector"), mode("language_model.layers.0"), mode(last))
 
 
-def kept_per_example(config: ModelConfig, method: Method, text_tokens: int, checkpointing: bool) -> int:
-    """Bytes that one example of `text_tokens` ids keeps, the logits apart.
-
-    checkpointing: decoder layers keep their input only, and one at a time computes the rest again.
-    """
-    decoder, count = config.decoder, config.decoder.num_hidden_layers
-    tokens = config.num_patches + text_tokens
-    sizes = [decoder_layer(decoder, method.layers)] * (count - 1) + [decoder_layer(decoder, method.last_layer)]
-    width = method.layers.width
-    layers = count * width * decoder.hidden_size + max(sizes) if checkpointing else sum(sizes)
-    final_norm = _norm(decoder, method.layers.trained, method.layers.width)
-    total = tokens * (layers + final_norm) + config.num_patches * _projector(config, method)
-    vision = method.vision
-    if vision is not None:
-        total += config.images * sum(encoder_bytes(encoder, vision) for encoder in config.encoders)
-    return total
-
-
-def decoder_layer(config: DecoderConfig, mode: Mode) -> int:
-    """Bytes per token of one layer of the language model."""
+def decoder_layer(config: DecoderConfig, mode: Mode) -> tuple[int, int]:
+    """Bytes per token of one layer of the language model: of its attention and of its MLP, norms included."""
     channels, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
     hidden = config.intermediate_size
     rotary = 4 * mode.width * config.rotary_dim if mode.width < FLOAT32 else 0  # cosines and sines, cast per layer
     mixed = mode.width * (2 * channels + 2 * kv) + FLOAT32 * config.num_attention_heads
     whole = config.rotary_dim == config.head_dim  # else the heads are laid out anew, and attention's output copied
-    attention = rotary + mixed + mode.inputs(channels, kept=whole)
+    attention = norm(config, mode.trained, mode.width) + rotary + mixed + mode.inputs(channels, kept=whole)
     if config.family == "phi":  # one norm before attention and MLP
-        shared = mode.inputs(channels, 4)
-        return _norm(config, mode.trained, mode.width) + shared + attention + mode.width * hidden + mode.inputs(hidden)
-    norms = 2 * _norm(config, mode.trained, mode.width)
-    gated = 3 * mode.width * hidden + mode.inputs(hidden)
-    return norms + mode.inputs(channels, 3) + attention + mode.inputs(channels, 2) + gated
+        return attention + mode.inputs(channels, 4), mode.width * hidden + mode.inputs(hidden)
+    gated = mode.inputs(channels, 2) + 3 * mode.width * hidden + mode.inputs(hidden)
+    return attention + mode.inputs(channels, 3), norm(config, mode.trained, mode.width) + gated
 
 
-def _norm(config: DecoderConfig, trained: bool, width: int = 2) -> int:
+def norm(config: DecoderConfig, trained: bool, width: int) -> int:
+    """Bytes per token of one norm of the language model."""
     if config.family == "phi":
         return width * config.hidden_size + 2 * FLOAT32
     return FLOAT32 * (config.hidden_size + 1) + (width * config.hidden_size if trained else 0)
 
 
-def encoder_bytes(config: ViTConfig, mode: Mode) -> int:
-    """Bytes per picture of one vision encoder, whose last block never runs."""
+def encoder_block(config: ViTConfig, mode: Mode) -> int:
+    """Bytes per picture of one block of a vision encoder."""
     channels, hidden, width = config.dim, config.mlp_dim, mode.width
-    tokens = config.num_patches + config.prefix_tokens
     residual = FLOAT32 if config.layer_scale else width  # a float32 scale makes the sum float32
     norms = (width + residual) * channels + 4 * FLOAT32
     attention = mode.inputs(channels) + width * 4 * channels + FLOAT32 * config.num_heads
@@ -118,12 +98,16 @@ def encoder_bytes(config: ViTConfig, mode: Mode) -> int:
     activation = width * hidden * (2 if config.activation == "quick_gelu" else 1)
     mlp = mode.inputs(channels) + activation + mode.inputs(hidden)
     scales = 2 * width * channels if config.layer_scale and mode.trained else 0
-    pixels = 3 * width * config.image_size**2
-    return pixels + tokens * (config.depth - 1) * (norms + attention + mlp + scales)
+    return (config.num_patches + config.prefix_tokens) * (norms + attention + mlp + scales)
 
 
-def _projector(config: ModelConfig, method: Method) -> int:
-    """Bytes per patch. A layer whose input needs no gradient and whose weight is frozen keeps nothing."""
+def picture(config: ViTConfig, width: int) -> int:
+    """Bytes of the picture itself, which the patch embedding keeps."""
+    return 3 * width * config.image_size**2
+
+
+def projector(config: ModelConfig, method: Method) -> int:
+    """Bytes per patch of the projector. A frozen layer whose input needs no gradient keeps nothing."""
     mode, channels, hidden = method.projector, config.vision_dim, config.decoder.hidden_size
     flows = method.vision is not None or mode.trained
     if not flows:

@@ -19,14 +19,16 @@ from openvla.train.methods import ADAPTERS, PARTS, adapted_layers, adapter_size,
 class Group:
     """Parameters of one name, in every layer of a stack.
 
-    part: the name, without the layer that holds both layers and embedding. trained: they get a gradient.
-    matrix: of a linear layer, rather than a norm, a bias or a table.
+    part: the name, without the layer that holds both layers and embedding; "adapters." and the layer's, of an adapter.
+    trained: the method changes them. matrix: of a linear layer, rather than a norm, a bias or a table.
+    runs: they take part in the forward pass; else they never have a gradient.
     """
 
     part: str
     count: int
     trained: bool
     matrix: bool
+    runs: bool
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,17 @@ class Census:
 
     groups: tuple[Group, ...]
 
-    def count(self, part: str = "", trained: bool | None = None, matrix: bool | None = None) -> int:
+    def count(
+        self, part: str = "", trained: bool | None = None, matrix: bool | None = None, runs: bool | None = None
+    ) -> int:
         """Parameters of a part, such as "projector" or "language_model.layers", or of all."""
         return sum(
             group.count
             for group in self.groups
-            if group.part.startswith(part) and trained in (None, group.trained) and matrix in (None, group.matrix)
+            if group.part.startswith(part)
+            and trained in (None, group.trained)
+            and matrix in (None, group.matrix)
+            and runs in (None, group.runs)
         )
 
 
@@ -55,13 +62,22 @@ def census(config: ModelConfig, method: str, rank: int) -> Census:
     for name, parameter in model.named_parameters():
         matrix = name.endswith(".weight") and name.removesuffix(".weight") in layers
         count = parameter.numel() * _repeats(name, config)
-        part = name.replace("language_model.model.", "language_model.")
-        groups.append(Group(part, count, parameter.requires_grad, matrix))
+        groups.append(Group(_part(name), count, parameter.requires_grad, matrix, _runs(name)))
     if method in ADAPTERS:
         check_rank(rank)
-        added = sum(adapter_size(layer, rank) * _repeats(name, config) for name, layer in layers.items())
-        groups.append(Group("adapters", added, trained=True, matrix=True))
+        for name, layer in layers.items():
+            added = adapter_size(layer, rank) * _repeats(name, config)
+            groups.append(Group(f"adapters.{_part(name)}", added, trained=True, matrix=True, runs=_runs(name)))
     return Census(tuple(groups))
+
+
+def _part(name: str) -> str:
+    return name.replace("language_model.model.", "language_model.")
+
+
+def _runs(name: str) -> bool:
+    """Patches are what the last block but one of an encoder gives: the last, the norm and the pooling never run."""
+    return not re.search(r"^vision_backbone\.\w+\.(blocks\.1|norm|attn_pool)\.", name)
 
 
 def _shortened(config: ModelConfig) -> ModelConfig:

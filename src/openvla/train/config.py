@@ -16,24 +16,41 @@ class TrainConfig:
     output: Path
     """Directory of the run: metrics.jsonl, tensorboard/, checkpoints/ and, at the end, final/."""
     checkpoint: str
-    """Where the weights start: a directory, a shipped name, a hub id, or "preset:nano" for random weights."""
+    """Where the weights start: a directory, a shipped name, a hub id, "preset:nano" for random weights, or with
+    "preset:" a vision-language model of the registry (prism-dinosiglip-224px+7b, ...), put together from its parts."""
+    language_model: str | None = None
+    """With "preset:NAME": the language model to take, a Hugging Face directory or a hub id; where omitted, the one that
+    the registry names."""
+    vision_weights: tuple[Path, ...] = ()
+    """With "preset:NAME": the timm, Meta or open_clip file of each vision encoder; the hub's where omitted."""
     dataset: str = "metaworld"
     """Name of the data set's record, which says how its steps become actions."""
     mixture: str | None = None
     """Instead of one data set, a mixture's name, or data sets with weights: "bridge_orig=1.0,metaworld=0.5"; `data` is
     then the directory that holds each of them under its name."""
+    image_text: Path | None = None
+    """Conversations about images to train on as well, in LLaVA's JSON: the file, or a directory with chat.json."""
+    image_text_images: Path | None = None
+    """The directory that the paths of their images begin at; that of the file where omitted."""
+    image_text_ratio: float = 0.5
+    """Share of the examples that are such conversations; with 1 there are no others, and `data` is not read."""
+    image_text_tokens: int = 2048
+    """Tokens of text after which such a conversation is cut off."""
+    captions: bool = False
+    """Take the answer of each conversation alone, as the caption of its image."""
     on_bad: Literal["raise", "skip"] = "raise"
-    """What to do with a frame, episode or shard that cannot be used: stop, or leave it out and say so at the end."""
+    """What to do with a frame, episode, shard or conversation that cannot be used: stop, or leave it out and say so at
+    the end."""
     augment: bool = False
     """Crop images and change their colours at random, as published; the crop is recorded for inference."""
     fast_images: bool = False
     """Decode stored JPEGs at a reduced scale: faster, and some 2 levels off the published pixels on average."""
     workers: int = 2
     """Threads that read and decode images ahead of the training."""
-    method: Literal["full", "frozen-vision", "last-layer", "sandwich", "lora", "qlora"] = "full"
+    method: Literal["full", "frozen-vision", "last-layer", "sandwich", "align", "lora", "qlora"] = "full"
     """What is trained: every weight; all but the vision encoders; the vocabulary matrices and the last decoder layer;
-    these, vision encoders and projector; low-rank adapters on every linear layer; or these over a language model of
-    four bits a weight (NF4)."""
+    these, vision encoders and projector; the projector alone; low-rank adapters on every linear layer; or these over a
+    language model of four bits a weight (NF4)."""
     rank: int = 32
     """Rank of the adapters of LoRA and QLoRA."""
     double_quantization: bool = False
@@ -80,6 +97,11 @@ class TrainConfig:
     """Checkpoints kept; older ones are removed."""
     log_every: int = 20
     """Steps between log lines."""
+    sinks: str = "tensorboard"
+    """Where metrics go besides metrics.jsonl: any of tensorboard, wandb and trackio, as in "tensorboard,wandb"; or
+    none."""
+    doctor: bool = False
+    """Before the first step, check on ten frames that the policy will see in use what it sees in training."""
     resume: bool = False
     """Continue from the newest checkpoint of `output`."""
     force: bool = False

@@ -15,13 +15,14 @@ from openvla.data.images.pixels import Pixels
 from openvla.data.index.find import ensure_index
 from openvla.data.index.index import Index
 from openvla.data.index.statistics import index_statistics
-from openvla.data.loading.batches import Batches
+from openvla.data.loading.batches import Batches, Examples
 from openvla.data.loading.frames import Frames, split_masks
 from openvla.data.registry.find import find_record
 from openvla.data.registry.mixtures import MixtureEntry, mixture, sampling_weights
 from openvla.data.registry.record import DataRecord
 from openvla.errors import UsageError
 from openvla.train.config import TrainConfig
+from openvla.train.conversations import mixed, open_conversations
 
 AUGMENT = AugmentConfig()
 """What `augment` does: as published."""
@@ -42,7 +43,9 @@ class Member:
 
 
 def members(config: TrainConfig) -> list[Member]:
-    """The data sets of a run. Raises UsageError for unknown names."""
+    """The data sets of a run; none where it is all conversations. Raises UsageError for unknown names."""
+    if config.image_text is not None and config.image_text_ratio == 1:
+        return []
     if config.mixture is None:
         record = find_record(config.dataset)
         return [Member(MixtureEntry(record.name, 1.0, record), config.dataset, config.data)]
@@ -79,7 +82,7 @@ def load_batches(config: TrainConfig, codec: Codec, rank: int = 0, world: int = 
     """
     bad, found = BadData(config.on_bad), members(config)
     pixels = _pixels(config, codec)
-    training: list[Frames] = []
+    training: list[Examples] = []
     validation: list[Frames] = []
     for member in found:
         index, name = member.index(config, bad), member.entry.name
@@ -88,10 +91,13 @@ def load_batches(config: TrainConfig, codec: Codec, rank: int = 0, world: int = 
         record = member.entry.record
         training.append(Frames(index, train, statistics, codec.chunk, record=record, pixels=pixels))
         validation.append(Frames(index, held_out, statistics, codec.chunk, record=record))
-    weights = _weights(found, codec)
+    weights = shares = _weights(found, codec)
+    if config.image_text is not None:
+        training.append(open_conversations(config, bad))
+        weights = mixed(weights, config.image_text_ratio)
     return (
         Batches(training, codec, config.batch_size, config.seed, weights=weights, bad=bad, rank=rank, world=world),
-        _validation(validation, weights, config, codec, rank, world),
+        held_out_batches(validation, shares, config, codec, rank, world),
     )
 
 
@@ -106,14 +112,15 @@ def _pixels(config: TrainConfig, codec: Codec) -> Pixels | None:
 
 def _weights(found: Sequence[Member], codec: Codec) -> list[float]:
     lengths = {name: held.num_transitions for name, held in codec.statistics.items()}
-    if len(found) == 1:
-        return [1.0]
+    if len(found) <= 1:
+        return [1.0] * len(found)
     return sampling_weights([member.entry for member in found], lengths).tolist()
 
 
-def _validation(
-    frames: list[Frames], weights: list[float], config: TrainConfig, codec: Codec, rank: int, world: int
+def held_out_batches(
+    frames: Sequence[Examples], weights: Sequence[float], config: TrainConfig, codec: Codec, rank: int, world: int
 ) -> Batches | None:
+    """What process `rank` of `world` validates on; None where nothing is held out."""
     held = [(each, weight) for each, weight in zip(frames, weights, strict=True) if len(each)]
     if not held:
         return None

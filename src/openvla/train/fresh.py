@@ -35,15 +35,17 @@ thermos tomato towel toy tray window
 """What robots are told, in single words; other words are spelled in pieces."""
 
 
-def fresh_checkpoint(name: str, dataset: str | DataRecord, seed: int) -> Checkpoint:
+def fresh_checkpoint(name: str, dataset: str | DataRecord | None, seed: int) -> Checkpoint:
     """An untrained model of the preset `name`, acting as the data set `dataset` does; weights drawn from `seed`.
 
+    dataset: None for a model that does not act yet.
     Raises UsageError for an unknown preset or data set, and for presets too large to start from random weights.
     """
-    preset, record = lookup(name, PRESETS, "preset"), find_record(dataset)
+    preset = lookup(name, PRESETS, "preset")
     if preset.model.decoder.vocab_size != NANO_VOCAB + 64:
         raise UsageError(
-            f"preset {name!r} needs the tokenizer of its language model; fine-tune a checkpoint of it instead"
+            f"preset {name!r} needs the tokenizer of its language model; name that with --language-model, or fine-tune "
+            "a checkpoint of it instead"
         )
     prompt = Prompt(PROMPTS["openvla"])
     tokenizer = train_tokenizer([prompt.render(word) for word in WORDS], NANO_VOCAB)
@@ -57,7 +59,7 @@ def fresh_checkpoint(name: str, dataset: str | DataRecord, seed: int) -> Checkpo
         ),
         prompt=prompt,
         tokenizer=tokenizer,
-        action=record.action,
+        action=None if dataset is None else find_record(dataset).action,
         image_pipeline="training",
         suffix_token_id=tokenizer.token_to_id(SPACE),
         pad_token_id=NANO_VOCAB,

@@ -1,22 +1,24 @@
 """The memory of a training step on one device, component by component, before anything is loaded.
 
 Trained weights, their gradients and AdamW's two moments are float32; weights that stay as they are have the type of the
-forward pass, or 4 bits for QLoRA. With bfloat16 the forward pass casts each trained matrix and keeps the cast until its
-gradient is there. Several devices (FSDP) each hold a share of weights, gradients and moments, and gather two layers
-at a time.
+forward pass, or 4 bits for QLoRA. What never runs (the last block of an encoder) has weights, and neither gradients nor
+moments. With bfloat16 the forward pass casts each trained matrix and keeps the cast until its gradient is there. Of
+several devices (FSDP) each holds a share of weights, gradients and moments; four-bit weights are not shared out.
 
-The peak is where the backward pass begins (everything kept, no gradient yet) or where it ends (the reverse).
-Source: Rajbhandari et al. 2020 (ZeRO), section 3; Dettmers et al. 2023 (QLoRA), section 3.
+The peak is where activations that are still there and gradients that are there already are most together.
+Source: Rajbhandari et al. 2020 (ZeRO), section 3; Dettmers et al. 2023 (QLoRA), section 3; Zhao et al. 2023 (FSDP),
+section 3.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openvla.errors import UsageError
 from openvla.model.prismatic import ModelConfig
-from openvla.train.activations import FLOAT32, Method, kept_per_example
+from openvla.train.activations import FLOAT32
 from openvla.train.census import Census
+from openvla.train.stages import Stage, stages
 
 MARGIN = 0.05
 """Share of all else that the allocator loses to fragments and operations to scratch space."""
@@ -26,13 +28,17 @@ NF4_BYTES = 0.5 + FLOAT32 / 64
 
 WIDTHS = {"bf16": 2, "fp32": FLOAT32}
 
+LOGITS = 4
+"""Float32 tensors of the supervised logits where the backward pass begins: they, their log-softmax, both gradients."""
+
 
 @dataclass(frozen=True)
 class Load:
     """What one device is asked to do in a step.
 
-    batch: examples per device. text_tokens: ids per example. supervised: of them, those with a label.
-    precision: a key of `WIDTHS`. checkpointing: of the decoder's activations.
+    batch: examples per device, in `accumulate` parts one after the other. text_tokens: ids per example. supervised: of
+    them, those with a label. precision: a key of `WIDTHS`. checkpointing: of the decoder's activations.
+    shard: devices that share one copy of the model, of `world_size`; 0: all.
     """
 
     batch: int = 16
@@ -41,64 +47,129 @@ class Load:
     precision: str = "bf16"
     world_size: int = 1
     checkpointing: bool = False
+    accumulate: int = 1
+    shard: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch", "text_tokens", "supervised", "world_size"):
+        for name in ("batch", "text_tokens", "supervised", "world_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; give a whole number from 1")
+        if self.supervised > self.text_tokens:
+            raise UsageError(
+                f"supervised is {self.supervised} and text_tokens {self.text_tokens}; labels are a part of the tokens"
+            )
+        if self.batch % self.accumulate:
+            raise UsageError(
+                f"batch is {self.batch}, which {self.accumulate} micro-batches cannot share evenly; make it a multiple "
+                f"of {self.accumulate}"
+            )
+        if self.shard < 0 or (self.shard and self.world_size % self.shard):
+            raise UsageError(
+                f"shard is {self.shard}, which does not divide the {self.world_size} devices; give a divisor, or 0 for "
+                "all of them"
+            )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device for one step. per_example: of activations and logits. casts: of trained matrices."""
+    """Bytes on one device for one step.
+
+    gathered: of layers whose slices lie on several devices. logits_per_example: of one float32 tensor of them.
+    stages: of the forward pass, in order. accumulate: parts of a step, whose gradients add up.
+    """
 
     weights: int
     gradients: int
     optimizer: int
-    casts: int
-    activations_per_example: int
+    gathered: int
     logits_per_example: int
+    stages: tuple[Stage, ...]
+    accumulate: int = 1
+
+    @property
+    def activations_per_example(self) -> int:
+        """What is kept, and the most that is computed again at once."""
+        return sum(stage.kept for stage in self.stages) + max(stage.again for stage in self.stages)
 
     def components(self, batch: int) -> dict[str, int]:
-        """Bytes by component, and `peak`: the most that is held at once, with a margin.
+        """Bytes by component for `batch` examples a step, and `peak`: the most held at once, with a margin.
 
         Less than the sum, since gradients come as activations go.
         """
-        activations, logits = batch * self.activations_per_example, batch * self.logits_per_example
-        held = self.weights + self.optimizer + max(self.casts + activations + logits, self.gradients)
+        part = -(-batch // self.accumulate)
+        held = max(fixed + part * each for fixed, each in self._moments())
         margin = int(MARGIN * held)
+        casts = sum(stage.casts for stage in self.stages) + max(stage.casts_again for stage in self.stages)
         return {
             "weights": self.weights,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
-            "casts": self.casts,
-            "activations": activations,
-            "logits": logits,
+            "casts": casts + self.gathered,
+            "activations": part * self.activations_per_example,
+            "logits": part * LOGITS * self.logits_per_example,
             "margin": margin,
             "peak": held + margin,
         }
 
     def largest_batch(self, capacity: float) -> int:
-        """Examples per device that fit in `capacity` bytes; 0 where not even one does."""
-        room = capacity / (1 + MARGIN) - self.weights - self.optimizer
-        if room < self.gradients:
-            return 0
-        return max(0, int((room - self.casts) // (self.activations_per_example + self.logits_per_example)))
+        """Examples per device and step that fit in `capacity` bytes; 0 where not even one does."""
+        room = capacity / (1 + MARGIN)
+        fitting = min(int((room - fixed) // each) for fixed, each in self._moments())
+        return self.accumulate * max(0, fitting)
+
+    def _moments(self) -> list[tuple[int, int]]:
+        """(bytes, bytes per example of a part) during the backward pass of each stage, before anything of it is gone.
+
+        The logits stay to the end, for the metrics. From the second part of a step on all gradients are there.
+        """
+        found: list[tuple[int, int]] = []
+        held, kept, left = self.weights + self.optimizer + self.gathered, 0, self.gradients
+        for stage in self.stages:
+            held, kept = held + stage.casts, kept + stage.kept
+            there = self.gradients if self.accumulate > 1 else left
+            found.append((held + stage.casts_again + there, kept + stage.again + self.logits_per_example))
+            left -= stage.gradients
+        fixed, each = found[-1]
+        found[-1] = fixed, each + (LOGITS - 1) * self.logits_per_example
+        return found
 
 
 def step_memory(config: ModelConfig, counted: Census, method: str, rank: int, load: Load) -> Memory:
     """The memory of one training step of `method`, whose parameters are `counted`."""
-    width, trained = WIDTHS[load.precision], counted.count(trained=True)
-    kept = kept_per_example(config, Method.named(method, rank, width), load.text_tokens, load.checkpointing)
-    rows = load.supervised * config.decoder.vocab_size
+    width = WIDTHS[load.precision]
+    sliced = load.world_size > 1 and method != "qlora"
+    sharers = (load.shard or load.world_size) if sliced else 1
+    passed = stages(config, counted, rank, width, load.text_tokens, load.checkpointing)
+    gradients = sum(stage.gradients for stage in passed)
+    if sliced:  # layers are gathered in the type of the forward pass: nothing is left to cast
+        passed = [replace(s, gradients=s.gradients // sharers, casts=0, casts_again=0) for s in passed]
     return Memory(
-        weights=(FLOAT32 * trained + _frozen_bytes(counted, method, width)) // load.world_size,
-        gradients=FLOAT32 * trained // load.world_size,
-        optimizer=2 * FLOAT32 * trained // load.world_size,
-        casts=_casts(config, counted, width, load.world_size),
-        activations_per_example=kept,
-        logits_per_example=3 * FLOAT32 * rows,  # the logits, their log-softmax, and the gradient
+        weights=(FLOAT32 * counted.count(trained=True) + _frozen_bytes(counted, method, width)) // sharers,
+        gradients=gradients // sharers,
+        optimizer=2 * gradients // sharers,
+        gathered=_gathered(config, counted, width) if sliced else 0,
+        logits_per_example=FLOAT32 * load.supervised * config.decoder.vocab_size,
+        stages=tuple(passed),
+        accumulate=load.accumulate,
     )
+
+
+def _gathered(config: ModelConfig, counted: Census, width: int) -> int:
+    """Bytes of whole tensors, and of their gradients before these are shared out.
+
+    What is in no layer (vocabulary, projector) is gathered for the whole step; of the layers one, and the next ahead of
+    its turn. The gradients of one layer are added up in float32.
+    """
+
+    def sizes(trained: bool | None) -> tuple[int, int]:
+        layer = counted.count("language_model.layers.0.", trained) // max(1, config.decoder.num_hidden_layers - 1)
+        stacks = counted.count("language_model.layers.", trained)
+        for name in ("featurizer", "fused_featurizer"):
+            stacks += counted.count(f"vision_backbone.{name}.blocks.", trained)
+        return counted.count("", trained) - counted.count("adapters", trained) - stacks, layer
+
+    (rest, layer), (rest_trained, layer_trained) = sizes(None), sizes(True)
+    return width * (rest + rest_trained + 2 * layer + layer_trained) + FLOAT32 * layer_trained
 
 
 def _frozen_bytes(counted: Census, method: str, width: int) -> int:
@@ -107,10 +178,3 @@ def _frozen_bytes(counted: Census, method: str, width: int) -> int:
         return width * frozen
     packed = counted.count("language_model.layers", trained=False, matrix=True)
     return int(NF4_BYTES * packed) + width * (frozen - packed)
-
-
-def _casts(config: ModelConfig, counted: Census, width: int, world_size: int) -> int:
-    """Bytes of trained matrices in bfloat16, or of the two layers that one of several devices gathers."""
-    if world_size > 1:
-        return 2 * width * counted.count("language_model.layers") // config.decoder.num_hidden_layers
-    return 0 if width == FLOAT32 else width * counted.count(trained=True, matrix=True)

@@ -1,7 +1,8 @@
 """Which weights a run trains: all, some of the parts, or low-rank adapters.
 
 Source: Kim et al. 2024, section 5.3, for the parts and for LoRA (Hu et al. 2021): adapters on every linear layer, the
-patch embeddings and the output head included, alpha = min(rank, 16), no dropout.
+patch embeddings and the output head included, alpha = min(rank, 16), no dropout. Karamcheti et al. 2024, section 2, for
+the projector alone.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PARTS: dict[str, Callable[[OpenVLA], list[nn.Module]]] = {
     "frozen-vision": lambda model: [model.projector, model.language_model],
     "last-layer": _ends,
     "sandwich": lambda model: [model.vision_backbone, model.projector, *_ends(model)],
+    "align": lambda model: [model.projector],
 }
 """The parts of the model that a method trains whole."""
 
@@ -47,22 +49,48 @@ def prepare(
     seed: int,
     precision: torch.dtype | None = None,
     double_quantization: bool = False,
+    widened: bool = True,
 ) -> nn.Module:
     """Mark what `method` trains and return the module that holds it (with adapters the peft model around `model`).
 
-    Weights to train become float32, whatever the checkpoint stores; the others keep what is stored, unless `precision`,
-    in which the forward pass runs, is float32 too. Raises UsageError for an unknown method and a rank below 1.
+    Weights to train become float32, whatever the checkpoint stores. With `precision`, of the forward pass, float32 all
+    do; with bfloat16 the other matrices become what every use would cast them to. widened: make float32 what is to be;
+    else it is left to who calls `widen`.
+    Raises UsageError for an unknown method and a rank below 1.
     """
-    if precision == torch.float32:
-        model.float()
+    if widened and precision == torch.float32:
+        widen(model, precision)
+    mark(model, method)
+    narrow(model, precision)
     if method in ADAPTERS:
         check_rank(rank)
         if method == "qlora":
             quantize_decoder(model, double_quantization, precision or torch.bfloat16)
         return _with_adapters(model, rank, seed)
-    for part in mark(model, method):
-        part.float()
+    if widened:
+        widen(model, precision)
     return model
+
+
+def widen(module: nn.Module, precision: torch.dtype | None) -> None:
+    """Make what is trained float32, in place, and everything where `precision` is that."""
+    for parameter in module.parameters():
+        if parameter.requires_grad or precision == torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def narrow(model: nn.Module, precision: torch.dtype | None) -> None:
+    """Store the matrices that are not trained, and the embedding, in bfloat16 where `precision` is that.
+
+    Autocast casts them at every use, so the outputs are the same bits in half of the memory.
+    """
+    if precision != torch.bfloat16:
+        return
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(precision)
 
 
 def mark(model: OpenVLA, method: str) -> list[nn.Module]:

@@ -1,110 +1,59 @@
-"""What a run measures and where it writes it.
+"""What a run says of itself between two log lines: how well it predicts, and how fast it goes.
 
-Every line of metrics.jsonl is {"step": int, name: number, ...}; the names carry their units. The same numbers go to
-TensorBoard.
-
-Shapes: B batch, K action tokens per example (chunk x dim, in that order), V vocabulary.
+The names of metrics carry their units. `train/` is about predictions (`scores`), `perf/` about the machine.
 """
 
 from __future__ import annotations
 
-import json
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
-from openvla.codec.codec import Codec
-from openvla.errors import TrainingError, require
-from openvla.files import write_text
-
-
-def action_metrics(
-    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], batch: int, codec: Codec
-) -> dict[str, float]:
-    """Accuracy and error of the greedy action tokens, given N = B (K + 1) supervised positions row by row.
-
-    action_token_accuracy: share of exactly right tokens. l1_normalized: mean |error| in [-1, 1] units, in all and for
-    each dimension by name. The stop token counts in neither.
-    """
-    chosen = logits.argmax(-1).reshape(batch, -1)[:, :-1].cpu().numpy()
-    wanted = targets.reshape(batch, -1)[:, :-1].cpu().numpy()
-    error = np.abs(codec.actions.decode(chosen) - codec.actions.decode(wanted))
-    names = codec.spec.names
-    by_dimension = error.reshape(-1, len(names)).mean(axis=0)
-    return {
-        "action_token_accuracy": float((chosen == wanted).mean()),
-        "l1_normalized": float(error.mean()),
-        **{f"l1_normalized/{name}": float(value) for name, value in zip(names, by_dimension, strict=True)},
-    }
-
-
-def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each name over those of `rows` that have it."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-
-
-class MetricLog:
-    """metrics.jsonl and TensorBoard files of one run."""
-
-    def __init__(self, output: Path, resume_step: int) -> None:
-        """Lines that an interrupted run wrote after its last checkpoint, step `resume_step`, are dropped."""
-        self._path = output / "metrics.jsonl"
-        lines = self._path.read_text().splitlines() if resume_step and self._path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= resume_step]
-        write_text(self._path, "".join(line + "\n" for line in kept), TrainingError)
-        writer = require("torch.utils.tensorboard.writer", "train").SummaryWriter
-        self._board: Any = writer(str(output / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record `values` as of `step` finished steps."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Flush what TensorBoard buffers."""
-        self._board.close()
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; a line torn by a crash is never kept."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")
+from openvla.train.scores import Scorer
+from openvla.train.world import World
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a 2048-wide matrix product here and now: what the model FLOPs utilisation (MFU) is a share of."""
-    matrix = torch.rand(2048, 2048, device=device, dtype=dtype)
+    """FLOP/s of a wide matrix product here and now: what the model FLOPs utilisation (MFU) is a share of."""
+    width = 8192 if device.type == "cuda" else 2048  # a GPU is done with a small one before its start is paid for
+    matrix = torch.rand(width, width, device=device, dtype=dtype)
     best = float("inf")
-    for _ in range(3):
+    for _ in range(4):
         start = time.perf_counter()
         float((matrix @ matrix)[0, 0])
         best = min(best, time.perf_counter() - start)
-    return 2 * 2048**3 / best
+    return 2 * width**3 / best
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory this process ever had resident, and the most it held on its GPU, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent held when it started this process
+        peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        resident = 1024 * peak
+    else:
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    found = {"perf/peak_resident_bytes": float(resident)}
+    if device.type == "cuda":
+        found["perf/peak_cuda_bytes"] = float(torch.cuda.max_memory_allocated(device))
+    return found
 
 
 class Window:
-    """Metrics since the last log line: means of what steps report, and the pace."""
+    """The steps since the last log line: sums of what they predicted, and the pace."""
 
-    def __init__(
-        self, flops: Callable[[int], float], matmul_flops_per_s: float, processes: int, rows: list[dict[str, float]]
-    ) -> None:
-        """flops: of a training step per example, by its number of ids. processes: each takes as many examples.
-
-        rows: what the steps of the window reported before the run was interrupted.
-        """
-        self._step_flops, self._rate, self._processes = flops, matmul_flops_per_s, processes
-        self._open(rows)
+    def __init__(self, scorer: Scorer, world: World, flops: Callable[[int], float], matmul_flops_per_s: float) -> None:
+        """flops: of a training step per example, by its number of ids."""
+        self._scorer, self._world, self._step_flops, self._rate = scorer, world, flops, matmul_flops_per_s
+        self._open()
 
     def timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """`batches`, with the time spent waiting for them."""
@@ -116,23 +65,44 @@ class Window:
                 return
             yield batch
 
-    def add(self, row: dict[str, float], shape: torch.Size) -> None:
+    def count(self, shape: torch.Size) -> None:
         """Count one step over ids of `shape` (B, T) in this process."""
-        self.rows.append(row)
         self._examples += shape[0]
         self._flops += shape[0] * self._step_flops(shape[1])
 
+    def add(self, gradient_norm: float, sums: NDArray[np.float64]) -> None:
+        """Add what one step of all processes measured; sums: (C, F), see `Scorer`."""
+        self._steps, self._norms, self._sums = self._steps + 1, self._norms + gradient_norm, self._sums + sums
+
     def take(self) -> dict[str, float]:
-        """The metrics of the window, which starts anew."""
+        """The metrics of the window, which starts anew. Every process must ask."""
         elapsed = time.perf_counter() - self._start
-        values = {f"train/{name}": value for name, value in average(self.rows).items()} | {
-            "perf/samples_per_s": self._processes * self._examples / elapsed,
+        pace = {
             "perf/mfu": self._flops / elapsed / self._rate,
             "perf/data_wait_fraction": self._wait_s / elapsed,
         }
-        self._open([])
-        return values
+        everywhere = self._world.gather((self._examples / elapsed, pace, peak_memory(self._world.device)))
+        speeds, paces, peaks = zip(*everywhere, strict=True)
+        found = {f"train/{name}": value for name, value in self._scorer.metrics(self._sums).items()} | {
+            "train/gradient_norm": self._norms / self._steps,
+            "perf/samples_per_s": sum(speeds),
+            **{name: float(np.mean([each[name] for each in paces])) for name in pace},
+            **{name: max(each[name] for each in peaks) for name in peaks[0]},
+        }
+        self._open()
+        return found
 
-    def _open(self, rows: list[dict[str, float]]) -> None:
-        self.rows = rows
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs for the same next line: JSON-ready, every bit of it."""
+        names = [origin.name for origin in self._scorer.origins]
+        return {"origins": names, "steps": self._steps, "gradient_norms": self._norms, "sums": self._sums.tolist()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, unless the run was forced to go on with other data."""
+        if state and state["origins"] == self.state()["origins"]:
+            self._steps, self._norms = state["steps"], state["gradient_norms"]
+            self._sums = np.asarray(state["sums"], np.float64).reshape(self._scorer.shape)
+
+    def _open(self) -> None:
+        self._steps, self._norms, self._sums = 0, 0.0, np.zeros(self._scorer.shape)
         self._examples, self._flops, self._wait_s, self._start = 0, 0.0, 0.0, time.perf_counter()

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from openvla.errors import UsageError
 from openvla.model.prismatic import OpenVLA
+from openvla.train.methods import widen
 from openvla.train.world import World
 
 
@@ -66,14 +67,19 @@ def compile_layers(model: OpenVLA) -> None:
 
 
 def spread(model: OpenVLA, world: World, precision: torch.dtype, shard: int) -> None:
-    """Slice `model`, in place, over groups of `shard` processes (0: all), which are copies of each other."""
+    """Slice `model`, in place, over groups of `shard` processes (0: all), which are copies of each other.
+
+    What is to be float32 becomes so a layer at a time, right before it is sliced: of a model that is stored in bfloat16
+    no process ever holds more than that, and one layer in float32.
+    """
     if world.size == 1:
         return
     policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = _mesh(world, shard)
     for part in (*layers_of(model), model):
+        widen(part, precision)
         fully_shard(part, mesh=mesh, mp_policy=policy)
-    register_fsdp_forward_method(model, "supervised_logits")
+    register_fsdp_forward_method(model, "logits_at")
 
 
 def release(model: nn.Module) -> None:

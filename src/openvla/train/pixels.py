@@ -17,8 +17,8 @@ from openvla.codec.images import ImageTransform
 
 def normalized(pixels: UInt8[Tensor, "B V S S 3"], images: ImageTransform) -> Float[Tensor, "B C S S"]:
     """float32 (B, 3 E, S, S), on the device of `pixels`."""
-    here = pixels.device
-    mean, std = (torch.tensor(part, device=here).view(-1, 3, 1, 1) for part in (images.means, images.stds))
+    constants = (images.means, images.stds, [255.0])
+    mean, std, white = (torch.tensor(part).to(pixels.device, non_blocking=True) for part in constants)
     scaled = pixels.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
-    scaled = scaled / torch.tensor([255.0], device=here)
-    return ((scaled - mean) / std).flatten(1, 2)
+    scaled = scaled / white
+    return ((scaled - mean.view(-1, 3, 1, 1)) / std.view(-1, 3, 1, 1)).flatten(1, 2)

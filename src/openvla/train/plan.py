@@ -7,6 +7,7 @@ block of an encoder), attention scores and the output head are left out.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,11 +34,13 @@ class Hardware:
     dollars_per_hour: float | None = None
 
     def __post_init__(self) -> None:
-        if not (self.card_gb > 0 and self.card_tflops > 0 and 0 < self.mfu <= 1):
+        if not (0 < self.card_gb < math.inf and 0 < self.card_tflops < math.inf and 0 < self.mfu <= 1):
             raise UsageError(
                 f"card_gb is {self.card_gb}, card_tflops {self.card_tflops} and mfu {self.mfu}; the first two must be "
                 "above 0, the last in 0..1"
             )
+        if self.dollars_per_hour is not None and not 0 <= self.dollars_per_hour < math.inf:
+            raise UsageError(f"dollars_per_hour is {self.dollars_per_hour}; give 0 or more")
 
 
 def plan(
@@ -51,7 +54,7 @@ def plan(
     lookup(load.precision, WIDTHS, "precision")
     counted = census(config, method, rank)
     memory = step_memory(config, counted, method, rank, load)
-    flops = training_flops(config, counted, method, load.text_tokens)
+    flops = training_flops(config, counted, load.text_tokens)
     found: dict[str, Any] = {
         "method": method,
         "parameters": parameters(counted),
@@ -78,9 +81,9 @@ def parameters(counted: Census) -> dict[str, int]:
     return {"total": counted.count(), "trainable": counted.count(trained=True), **parts}
 
 
-def training_flops(config: ModelConfig, counted: Census, method: str, text_tokens: int) -> float:
+def training_flops(config: ModelConfig, counted: Census, text_tokens: int) -> float:
     """Operations of one training step per example of `text_tokens` ids."""
-    modes = Method.named(method, 1, 2)
+    modes = Method.of(counted, 1, 2)
     vision = sum((e.depth - 1) * (4 * e.dim**2 + 2 * e.dim * e.mlp_dim) for e in config.encoders)
     layers = counted.count("language_model.layers")
     last = layers // config.decoder.num_hidden_layers

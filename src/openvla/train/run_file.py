@@ -22,6 +22,8 @@ FREE_TO_CHANGE = (
     "resume",
     "force",
     "log_every",
+    "sinks",
+    "doctor",
     "keep",
     "accumulate",
     "shard",
@@ -31,7 +33,7 @@ FREE_TO_CHANGE = (
 )
 """They change neither what is computed, apart from rounding, nor what is saved."""
 
-FIXED = ("method", "rank", "checkpoint")
+FIXED = ("method", "rank", "double_quantization", "checkpoint", "language_model", "vision_weights")
 """They say what the saved tensors are."""
 
 
@@ -49,7 +51,8 @@ def check_output(config: TrainConfig) -> None:
         return
     if not (config.output / RUN).is_file():
         raise TrainingError(f"cannot resume {config.output}: there is no {RUN} in it; start the run without --resume")
-    theirs = _read(config.output)
+    newer = plain(TrainConfig(Path(), Path(), ""))  # a setting that came after the run had its default
+    theirs = newer | _read(config.output)
     changed = {
         name: f"{name} was {theirs.get(name)!r} and is {value!r}"
         for name, value in plain(config).items()
@@ -89,8 +92,10 @@ def read_run(output: Path) -> TrainConfig:
     fields = _read(output)
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     kept: dict[str, Any] = {name: value for name, value in fields.items() if name in known}
-    for name in ("data", "output"):
-        kept[name] = Path(str(fields.get(name)))
+    for name in ("data", "output", "image_text", "image_text_images"):
+        if kept.get(name) is not None or name in ("data", "output"):
+            kept[name] = Path(str(fields.get(name)))
+    kept["vision_weights"] = tuple(map(Path, kept.get("vision_weights", ())))
     try:
         return TrainConfig(**kept)
     except TypeError as error:

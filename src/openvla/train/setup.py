@@ -8,15 +8,18 @@ from __future__ import annotations
 import torch
 
 from openvla.errors import UsageError, lookup
+from openvla.model.assemble import assemble
 from openvla.model.checkpoint import Checkpoint, load_checkpoint
+from openvla.model.registry import VLMS
 from openvla.nn.hardware import DTYPES, multiplies_bf16
 from openvla.train.config import TrainConfig
 from openvla.train.data import members
 from openvla.train.fresh import PREFIX, fresh_checkpoint
+from openvla.train.sinks import check_sinks
 
 
 def check(config: TrainConfig) -> None:
-    """Raise UsageError for settings that no run can have."""
+    """Raise UsageError for settings that no run can have, MissingDependencyError for a sink without its package."""
     for name in (
         "steps",
         "batch_size",
@@ -27,9 +30,11 @@ def check(config: TrainConfig) -> None:
         "keep",
         "validation_frames",
         "workers",
+        "image_text_tokens",
     ):
         if getattr(config, name) < 1:
             raise UsageError(f"{name} is {getattr(config, name)}; give a whole number from 1")
+    check_sinks(config.sinks)
     for name in ("seed", "weight_decay"):
         if getattr(config, name) < 0:
             raise UsageError(f"{name} is {getattr(config, name)}; give 0 or more")
@@ -39,6 +44,7 @@ def check(config: TrainConfig) -> None:
         )
     if not 0 < config.preflight_timeout_s <= 86_400:
         raise UsageError(f"preflight_timeout_s is {config.preflight_timeout_s}; give seconds above 0, at most a day")
+    _check_start(config)
     if config.double_quantization and config.method != "qlora":
         raise UsageError(
             f"double_quantization is set and the method is {config.method!r}, which quantises nothing; use qlora"
@@ -50,11 +56,36 @@ def check(config: TrainConfig) -> None:
         )
 
 
+def _check_start(config: TrainConfig) -> None:
+    """What the weights start from, and which conversations there are."""
+    if not 0 < config.image_text_ratio <= 1:
+        raise UsageError(
+            f"image_text_ratio is {config.image_text_ratio}; give a share above 0 and up to 1, which is all of them"
+        )
+    if config.captions and config.image_text is None:
+        raise UsageError("captions is set, but no image_text whose answers could be captions; name its file")
+    if (config.language_model or config.vision_weights) and not config.checkpoint.startswith(PREFIX):
+        raise UsageError(
+            f"language_model and vision_weights are parts of a new model, but {config.checkpoint!r} has its own; leave "
+            f'them out, or give "{PREFIX}NAME" as the checkpoint'
+        )
+    if config.vision_weights and not assembled(config):
+        raise UsageError("vision_weights are given, but no language_model to join them to; give both")
+
+
+def assembled(config: TrainConfig) -> bool:
+    """Whether the run starts from published encoders and a language model: one of the registry does by itself."""
+    return config.language_model is not None or config.checkpoint.removeprefix(PREFIX) in VLMS
+
+
 def starting_point(config: TrainConfig) -> Checkpoint:
     """The checkpoint a run starts from, loaded or new."""
     if config.checkpoint.startswith(PREFIX):
-        record = members(config)[0].entry.record  # data sets of one run act alike
-        return fresh_checkpoint(config.checkpoint.removeprefix(PREFIX), record, config.seed)
+        name = config.checkpoint.removeprefix(PREFIX)
+        if assembled(config):
+            return assemble(name, config.language_model, config.vision_weights, config.seed)
+        found = members(config)  # data sets of one run act alike
+        return fresh_checkpoint(name, found[0].entry.record if found else None, config.seed)
     return load_checkpoint(config.checkpoint)
 
 

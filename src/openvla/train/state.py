@@ -38,7 +38,8 @@ PROGRESS = "progress.json"
 MODEL, OPTIMIZER, RANDOM = "model.", "optimizer.", "random."
 """How the names of stored tensors begin."""
 
-Rows = list[dict[str, float]]
+Unlogged = dict[str, Any]
+"""What `Window.state` returns."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class Trained:
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
 
-    def save(self, saver: Saver, step: int, unlogged: Rows) -> None:
+    def save(self, saver: Saver, step: int, unlogged: Unlogged) -> None:
         """Begin to write the state after `step` steps.
 
         unlogged: metrics of the steps since the last log line, so that the next line is the same after a resume.
         """
         adapters = whole_state(self.parameters) if self.config.method in ADAPTERS else None
-        progress = {"step": step, "base": self.base, "world": self.world.size, "unlogged": list(unlogged)}
+        progress = {"step": step, "base": self.base, "world": self.world.size, "unlogged": unlogged}
 
         def documents(place: Path) -> None:
             self.codec.save(place)
@@ -73,7 +74,7 @@ class Trained:
 
         saver.save(step, self._tensors(), documents)
 
-    def restore(self) -> tuple[int, Rows]:
+    def restore(self) -> tuple[int, Unlogged]:
         """Load the newest saved state, if there is one; returns its step (or 0) and `unlogged`.
 
         Raises TrainingError for a state that is damaged, of another model, or trained from other weights.
@@ -81,11 +82,11 @@ class Trained:
         self.world.on_first(lambda: [shutil.rmtree(path) for path in leftovers(self.config.output)])
         steps = self.world.on_first(lambda: saved_steps(self.config.output))
         if not steps:
-            return 0, []
+            return 0, {}
         place = steps[-1][1]
         try:
             progress: Any = read_json(place / PROGRESS, TrainingError, "restore it")
-            step, unlogged, base = int(progress["step"]), progress["unlogged"], progress["base"]
+            step, unlogged, base = int(progress["step"]), dict(progress["unlogged"]), progress["base"]
             if base == self.base:
                 self._load(place / STATE)
         except (Exception, CheckpointException) as error:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from openvla.errors import OpenVLAError, TrainingError
@@ -50,6 +51,12 @@ class World:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
         return found
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`tensor`, on the device of this process, added up over the processes, in place. Nobody waits for a GPU."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def on_first(self, make: Callable[[], T]) -> T:
         """What `make` returns in the first process, in every process. What it raises there is raised in all."""
