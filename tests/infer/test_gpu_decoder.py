@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import openvla.nn
+from openvla.errors import UsageError
 from openvla.infer.cache import StaticCache
 from openvla.infer.gpu_decoder import GpuDecoder, accelerated
 from openvla.infer.gpu_vision import GpuVision, accelerated_vision
@@ -75,6 +78,15 @@ def test_on_a_gpu_the_encoders_give_what_their_modules_give(monkeypatch: pytest.
     pixels = torch.randn(2, 6, 28, 28, generator=torch.Generator().manual_seed(0)).bfloat16().to(HERE)
     with torch.inference_mode():
         assert apart(GpuVision(backbone)(pixels), backbone(pixels)) < 1e-2
+
+
+def test_a_gpu_without_triton_is_one_sentence_in_plain_precision_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in ("gpu_kernels", "gpu_row"):
+        monkeypatch.delitem(sys.modules, f"openvla.nn.{name}", raising=False)
+        monkeypatch.delattr(openvla.nn, name, raising=False)
+    with pytest.raises(UsageError, match=r"a policy on a GPU needs Triton .*; install the build of torch for CUDA"):
+        GpuDecoder(packed().language_model.model)
 
 
 def test_elsewhere_the_modules_themselves_run() -> None:

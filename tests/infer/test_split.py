@@ -10,7 +10,7 @@ import pytest
 from openvla.errors import CheckpointError, InputError, UsageError
 from openvla.infer.policy import LocalPolicy, load_policy
 from openvla.infer.split import EdgeEncoder, cuts_of, load_edge, save_edge
-from openvla.model.checkpoint import Checkpoint, save_checkpoint
+from openvla.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from openvla.serve.features.features import EncodedObservation, from_bf16, quantise, to_bf16
 from openvla.spec import Action, Observation
 
@@ -131,3 +131,10 @@ def test_a_damaged_edge_part_is_told(directory: Path, tmp_path: Path) -> None:
     config.write_text(json.dumps(document | {"edge": {"cut": "middle"}}))
     with pytest.raises(UsageError, match="unknown cut 'middle'"):
         load_edge(tmp_path / "edge")
+
+
+def test_an_edge_part_is_no_checkpoint_to_act_with_or_to_train(directory: Path, tmp_path: Path) -> None:
+    save_edge(directory, tmp_path / "edge")
+    for load in (load_policy, load_checkpoint):
+        with pytest.raises(CheckpointError, match=r"is an edge part, which has no decoder .*; give the check"):
+            load(tmp_path / "edge")

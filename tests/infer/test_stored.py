@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from openvla.errors import CheckpointError, UsageError
 from openvla.infer.policy import LocalPolicy, load_policy
-from openvla.model.checkpoint import Checkpoint, save_checkpoint
+from openvla.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from openvla.nn.quantized import QuantizedLinear
 from openvla.spec import Observation
 
@@ -88,3 +88,8 @@ def test_an_unknown_precision_is_refused(small: Path) -> None:
     (small / "config.json").write_text(json.dumps({**config, "quantization": {"precision": "int3"}}))
     with pytest.raises(UsageError, match="unknown precision 'int3'"):
         load_policy(small, device="cpu")
+
+
+def test_quantised_weights_are_not_taken_for_those_they_were_made_of(small: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds int8 weights, which can act but not be trained.*; give"):
+        load_checkpoint(small)

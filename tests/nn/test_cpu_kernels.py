@@ -6,7 +6,7 @@ from torch import Tensor
 
 from openvla.nn.cpu_kernels import INT8_ROWS, UNPACK_ROWS, UNPACKED_TILES, per_token_int8, unpacked
 from openvla.nn.nibbles import TILE, deinterleave
-from openvla.nn.quantized import Int4Linear, Int8Linear
+from openvla.nn.quantized import Int4Linear, Int8Linear, QuantizedLinear
 
 
 def random(*shape: int) -> Tensor:
@@ -18,6 +18,17 @@ def test_more_rows_than_one_int8_product_takes_are_answered_as_each_alone() -> N
     together = layer(x)
     for row in (0, INT8_ROWS - 1, INT8_ROWS, INT8_ROWS + 23):
         assert torch.equal(layer(x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+def test_any_number_of_rows_is_multiplied_as_in_small_parts(kind: type[QuantizedLinear], dtype: torch.dtype) -> None:
+    layer, x = kind.of(random(80, 130)), random(2 * INT8_ROWS + 1, 130).to(dtype)
+    parts = torch.cat([layer(part) for part in x.split(UNPACK_ROWS - 1)])
+    exact = kind is Int8Linear  # int4 goes through another kernel, which rounds elsewhere
+    for rows in (0, 1, UNPACK_ROWS, INT8_ROWS - 1, INT8_ROWS, INT8_ROWS + 1, len(x)):
+        rtol, atol = (0.0, 0.0) if exact else (0.02, 0.3)
+        torch.testing.assert_close(layer(x[:rows]), parts[:rows], rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -117,3 +117,16 @@ def test_on_a_gpu_a_residual_is_added_and_normed_at_once(size: int) -> None:
         summed, normed = gpu_kernels.layer_norm(x, layer_norm, add, scale)
         assert apart(summed, wanted) < 6e-3
         assert apart(normed, layer_norm(wanted)) < 1e-2
+
+
+def test_on_a_gpu_products_that_were_cut_from_wider_ones_are_taken_as_they_are() -> None:
+    wide, add, norm = random(5, 40), random(5, 41)[:, :40], norm_of(36)
+    x, more = wide[:, :36], add[:, :36]
+    summed, normed = gpu_kernels.rms_norm(x, norm.weight, norm.eps, more)
+    assert apart(summed, x + more) < 6e-3
+    assert apart(normed, norm(x + more)) < 1e-2
+    layer_norm = nn.LayerNorm(36).to(HERE, torch.bfloat16).requires_grad_(False)
+    assert apart(gpu_kernels.layer_norm(x, layer_norm, more, None)[1], layer_norm(x + more)) < 1e-2
+    sums, step, scale = (100 * wide).int()[:, :36], random(5, 1).float(), random(36).float()
+    wanted = sums * step * scale
+    torch.testing.assert_close(gpu_kernels.dequantise(sums, step, scale, torch.float32), wanted)

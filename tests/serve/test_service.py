@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import base64
+import http.client
+import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from serving import Bright, Running, jpeg, running
+from serving import IMAGE, Bright, Running, jpeg, running, to_wire
 
+from openvla.serve import service
 from openvla.serve.guard.limits import MIB, Limits
 from openvla.serve.protocols import pictures
 
@@ -56,3 +60,46 @@ def test_a_large_image_in_a_small_file_does_not_stop_the_others(
         assert ask(server)[0] == 200
     assert len(threads) == 1
     assert threads[0].startswith("asyncio")
+
+
+def ask_slowly(server: Running, pause_s: float, **fields: object) -> tuple[int, Any]:
+    """Send the head of a request, then, after a pause, its body."""
+    body = json.dumps({"image": IMAGE, "instruction": "go", **fields}, default=to_wire).encode()
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+    try:
+        connection.putrequest("POST", "/act")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders()
+        time.sleep(pause_s)
+        connection.send(body)
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+    finally:
+        connection.close()
+
+
+def test_the_askers_deadline_counts_from_the_head_of_its_request_and_the_servers_from_the_end(tmp_path: Path) -> None:
+    policy = Bright()
+    with running(policy, deadline_s=0.3, audit=tmp_path / "audit") as server:
+        assert ask_slowly(server, 0.4)[0] == 200
+        computed = len(policy.seen)
+        status, answer = ask_slowly(server, 0.2, deadline_ms=100)
+        assert (status, answer["reason"]) == (503, "deadline")
+        assert "the request waited too long to be answered within its deadline" in answer["error"]
+        assert len(policy.seen) == computed
+
+
+def test_reading_a_request_counts_towards_the_servers_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = service.read_request
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.4)
+        return real(*arguments)
+
+    policy = Bright(0.3)
+    with running(policy, batch=1, deadline_s=0.5, audit=tmp_path / "audit") as server:
+        assert server.post({"image": IMAGE, "instruction": "go"})[0] == 200
+        monkeypatch.setattr(service, "read_request", slow)
+        status, _, answer = server.post({"image": IMAGE, "instruction": "go"})
+        assert (status, answer["reason"]) == (503, "deadline")

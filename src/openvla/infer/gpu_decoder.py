@@ -33,9 +33,10 @@ class GpuDecoder:
     """Called as `Transformer`, with a `StaticCache`. decoder: packed, sequential layers, in bfloat16."""
 
     def __init__(self, decoder: Transformer) -> None:
-        from openvla.nn import gpu_row
+        self._kernels = gpu_kernels()
+        from openvla.nn import gpu_row  # which needs what `gpu_kernels` has asked for
 
-        self._row, self._kernels = gpu_row, gpu_kernels()
+        self._row = gpu_row
         self._config, self._norm = decoder.config, decoder.norm
         self._layers: list[Any] = list(decoder.layers)
         self.embed_tokens: nn.Embedding = decoder.embed_tokens

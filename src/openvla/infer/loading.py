@@ -10,12 +10,13 @@ from openvla.codec.fields import read_object
 from openvla.errors import UsageError, lookup
 from openvla.infer.memory import check_fits
 from openvla.infer.packing import pack
-from openvla.infer.stored import load_stored, stored_precision
+from openvla.infer.stored import load_stored
 from openvla.model.adapters import ADAPTER_CONFIG
 from openvla.model.checkpoint import Checkpoint, load_checkpoint
 from openvla.model.locate import CONFIG, resolve
 from openvla.model.presets import Preset
 from openvla.model.prismatic import OpenVLA
+from openvla.model.source import stored_precision
 from openvla.nn.hardware import DTYPES, multiplies_bf16
 from openvla.nn.meta import on_meta
 from openvla.nn.quantized import PRECISIONS, QuantizedLinear, check_precision

@@ -37,13 +37,12 @@ from openvla.model.locate import CONFIG, resolve
 from openvla.model.prismatic import ModelConfig, OpenVLA
 from openvla.model.published import read_model_config
 from openvla.model.safetensors_file import read_safetensors, write_safetensors
-from openvla.model.source import empty_model, open_source
+from openvla.model.source import EDGE, empty_model, open_source
 from openvla.model.weights import WEIGHTS
 from openvla.nn.hardware import pick_device
 from openvla.serve.features.features import Cut
 from openvla.spec import Observation
 
-KEY = "edge"
 PARTS = {"encoders": ("vision_backbone.",), "projector": ("vision_backbone.", "projector.")}
 """By cut: the names of the tensors in front of it."""
 
@@ -86,7 +85,7 @@ def save_edge(
         raise CheckpointError(f"{source} is an edge part without projector; give the whole checkpoint")
     tensors = {name: tensor for name, tensor in part.tensors.items() if name.startswith(PARTS[cut])}
     with new_directory(Path(directory), CheckpointError) as place:
-        write_text(place / CONFIG, json.dumps(part.config | {KEY: {"cut": cut}}, indent=2) + "\n", CheckpointError)
+        write_text(place / CONFIG, json.dumps(part.config | {EDGE: {"cut": cut}}, indent=2) + "\n", CheckpointError)
         part.codec.save(place)
         write_safetensors(place / WEIGHTS, tensors)
 
@@ -149,8 +148,8 @@ def _open(source: str | Path, revision: str | None) -> _Part:
     """An edge part, or that part of a whole checkpoint."""
     directory, _ = resolve(source, revision)
     config = read_object(directory / CONFIG) if (directory / CONFIG).is_file() else {}
-    if KEY in config:
-        entry = config[KEY]
+    if EDGE in config:
+        entry = config[EDGE]
         cut = str(cast("dict[str, Any]", entry).get("cut")) if isinstance(entry, dict) else str(entry)
         lookup(cut, PARTS, "cut")
         tensors: Mapping[str, LazyTensor] = read_safetensors(directory / WEIGHTS)

@@ -8,9 +8,8 @@ tokenizer.json, dataset_statistics.json, codec.json   as in a checkpoint
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +24,9 @@ from openvla.model.locate import CONFIG
 from openvla.model.prismatic import OpenVLA
 from openvla.model.published import read_model_config
 from openvla.model.safetensors_file import read_safetensors, write_safetensors
-from openvla.model.source import empty_model
+from openvla.model.source import QUANTIZATION, empty_model, stored_precision
 from openvla.model.weights import WEIGHTS
 from openvla.nn.quantized import PRECISIONS, QuantizedLinear
-
-KEY = "quantization"
 
 
 def save_packed(directory: str | Path, checkpoint: Checkpoint) -> None:
@@ -41,17 +38,11 @@ def save_packed(directory: str | Path, checkpoint: Checkpoint) -> None:
     precision = next((name for name, kind in PRECISIONS.items() if kind in kinds), None)
     if precision is None:
         raise CheckpointError("the policy is not quantised; load it with quantize='int8', 'int4' or 'fp8' first")
-    config = {**checkpoint.config, KEY: {"precision": precision}}
+    config = {**checkpoint.config, QUANTIZATION: {"precision": precision}}
     with new_directory(Path(directory), CheckpointError) as place:
         write_text(place / CONFIG, json.dumps(config, indent=2) + "\n", CheckpointError)
         checkpoint.codec.save(place)
         write_safetensors(place / WEIGHTS, _stored_tensors(checkpoint.model))
-
-
-def stored_precision(config: Mapping[str, Any]) -> str | None:
-    """The precision in which a directory with this config.json holds its weights; None for a plain checkpoint."""
-    entry = config.get(KEY)
-    return str(cast("dict[str, Any]", entry).get("precision")) if isinstance(entry, dict) else None
 
 
 @torch.no_grad()

@@ -100,10 +100,10 @@ def _levels(x, levels, step, k, top: tl.constexpr, block: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _dequantise(sums, step, scale, y, n, strip: tl.constexpr):
-    row, index = tl.program_id(0), tl.program_id(1) * strip + tl.arange(0, strip)
+def _dequantise(sums, step, scale, y, n, pitch, strip: tl.constexpr):
+    row, index = tl.program_id(0).to(tl.int64), tl.program_id(1) * strip + tl.arange(0, strip)
     factor = tl.load(step + row) * tl.load(scale + index, index < n, 0.0)
-    tl.store(y + row * n + index, tl.load(sums + row * n + index, index < n, 0).to(tl.float32) * factor, index < n)
+    tl.store(y + row * n + index, tl.load(sums + row * pitch + index, index < n, 0).to(tl.float32) * factor, index < n)
 
 
 @triton.jit
@@ -145,7 +145,7 @@ def _layer_norm(
 @triton.jit
 @no_type_check
 def _gate(x, y, n, strip: tl.constexpr):
-    row, index = tl.program_id(0), tl.program_id(1) * strip + tl.arange(0, strip)
+    row, index = tl.program_id(0).to(tl.int64), tl.program_id(1) * strip + tl.arange(0, strip)
     gate = tl.load(x + row * 2 * n + index, index < n, 0.0).to(tl.float32)
     up = tl.load(x + row * 2 * n + n + index, index < n, 0.0)
     tl.store(y + row * n + index, (gate * tl.sigmoid(gate)).to(up.dtype) * up, index < n)
@@ -234,16 +234,17 @@ def per_token(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def dequantise(sums: Tensor, step: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """int32 sums (M, N) times step (M, 1) and scale (N,), in `dtype`."""
     y = torch.empty(sums.shape, dtype=dtype, device=sums.device)
-    _dequantise[len(sums), triton.cdiv(sums.shape[1], 1024)](sums, step, scale, y, sums.shape[1], 1024)
+    _dequantise[len(sums), triton.cdiv(sums.shape[1], 1024)](sums, step, scale, y, sums.shape[1], sums.stride(0), 1024)
     return y
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The sum x + add, or x itself, and its `RMSNorm` (decoder_layers.py), in one kernel."""
+    x = x.contiguous()
     y, k = torch.empty_like(x), x.shape[-1]
-    summed = x if add is None else torch.empty_like(x)
+    summed, more = (torch.empty_like(x), add.contiguous()) if add is not None else (x, x)
     block = triton.next_power_of_2(k)
-    _norm[x.numel() // k,](x, x if add is None else add, weight, summed, y, k, eps, add is not None, block, num_warps=8)
+    _norm[x.numel() // k,](x, more, weight, summed, y, k, eps, add is not None, block, num_warps=8)
     return summed, y
 
 
@@ -251,9 +252,9 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm, add: Tensor | None, factor: Tensor
     """The sum x + add * factor, or x itself where nothing is to be added, and its layer norm, in one kernel."""
     x = x.contiguous()
     y, k = torch.empty_like(x), x.shape[-1]
-    summed = x if add is None else torch.empty_like(x)
+    summed, more = (torch.empty_like(x), add.contiguous()) if add is not None else (x, x)
     _layer_norm[x.numel() // k,](
-        x, x if add is None else add, x if factor is None else factor, norm.weight, norm.bias, summed, y, k, norm.eps,
+        x, more, x if factor is None else factor, norm.weight, norm.bias, summed, y, k, norm.eps,
         add is not None, factor is not None, triton.next_power_of_2(k), num_warps=4,
     )  # fmt: skip
     return summed, y

@@ -252,8 +252,7 @@ def gpu_kernels() -> Any:
         from openvla.nn import gpu_kernels
     except ImportError as error:
         raise UsageError(
-            f"quantised weights on a GPU need Triton ({error}); install the build of torch for CUDA, or leave quantize "
-            "out"
+            f"a policy on a GPU needs Triton ({error}); install the build of torch for CUDA, or choose device='cpu'"
         ) from error
     return gpu_kernels
 

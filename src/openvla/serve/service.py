@@ -19,13 +19,13 @@ from openvla.serve.audit import Audit
 from openvla.serve.features.features import EncodedObservation, Packet
 from openvla.serve.features.kept import Kept
 from openvla.serve.guard.limits import Account, Limits, Memory
-from openvla.serve.guard.refusals import Refusal, bad_request, internal
+from openvla.serve.guard.refusals import UNAVAILABLE, Refusal, bad_request, internal
 from openvla.serve.guard.safety import Flags, Guard
 from openvla.serve.guard.security import Keys, RateLimit
 from openvla.serve.metrics import Metrics
 from openvla.serve.protocols.messages import Request, read_request
 from openvla.serve.queue.lanes import Answer
-from openvla.serve.queue.scheduler import Scheduler
+from openvla.serve.queue.scheduler import Scheduler, expired
 from openvla.serve.served import Served, describe
 from openvla.serve.watch.live import Event, Live
 from openvla.spec import Action
@@ -151,7 +151,7 @@ class Service:
         return books.reply
 
     async def _answer(self, decode: Callable[[], object], books: Books) -> Reply:
-        caller = books.caller
+        caller, arrived = books.caller, time.perf_counter()
         self.rate.spend(caller.key or caller.address)
         self.scheduler.check_room()
         with self.scheduler.coming():
@@ -162,13 +162,11 @@ class Service:
             if request.features is not None:
                 request = books.request = self._seen(request, request.features, caller)
             decoded = time.perf_counter()
+            left = self._left(request.deadline_s, decoded - books.began, decoded - arrived)
             future = self.scheduler.submit(
-                request.observation,
-                request.robot or caller.lane,
-                deadline_s=request.deadline_s,
-                newest=request.newest,
+                request.observation, request.robot or caller.lane, deadline_s=left, newest=request.newest
             )
-        answer = await self._settled(future, self.scheduler.allowed(request.deadline_s))
+        answer = await self._settled(future, left, self.scheduler.allowed(request.deadline_s))
         action = self.served.rescale(answer.action, request.statistics)
         action, flags = self.guard.apply(action, _robot(request, caller))
         now = time.perf_counter()
@@ -197,14 +195,25 @@ class Service:
         )
         return replace(request, observation=observation)
 
-    async def _settled(self, future: asyncio.Future[Answer], allowed: float) -> Answer:
+    def _left(self, asked_s: float | None, since_head: float, since_body: float) -> float:
+        """Seconds until the deadline; Refusal (503) where it has passed.
+
+        The asker's counts from the head of its request, the server's own from the end: a slow link is no overload.
+        """
+        left = self.scheduler.deadline_s - since_body
+        if asked_s is not None:
+            left = min(left, asked_s - since_head)
+        if left <= 0:
+            raise expired()
+        return left
+
+    async def _settled(self, future: asyncio.Future[Answer], left: float, allowed: float) -> Answer:
         """Wait for the action until the deadline, with a little grace for handing it over."""
         try:
-            return await asyncio.wait_for(future, allowed + GRACE_S)
+            return await asyncio.wait_for(future, left + GRACE_S)
         except TimeoutError:
-            raise Refusal(
-                503, "deadline", f"the action took longer than the deadline of {allowed:.2g} s; try again later", 1.0
-            ) from None
+            sentence = f"the action took longer than the deadline of {allowed:.2g} s; try again later"
+            raise Refusal(UNAVAILABLE, "deadline", sentence, 1.0) from None
 
     def _answered(self, books: Books, request: Request, reply: Reply) -> None:
         protocol = books.caller.protocol

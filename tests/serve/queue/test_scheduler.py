@@ -138,6 +138,19 @@ def test_a_full_stepper_does_not_wait_for_more() -> None:
     with_scheduler(work, policy, capacity=2)
 
 
+def test_waiting_for_others_ends_once_the_batch_is_full() -> None:
+    policy = Bright(0.4)
+
+    async def work(scheduler: Scheduler) -> None:
+        with scheduler.coming():
+            first = scheduler.submit(see(1), "a")
+            await asyncio.sleep(0.02)
+            answers = await asyncio.gather(first, scheduler.submit(see(2), "b"))
+        assert max(answer.queued_s for answer in answers) < 0.2
+
+    with_scheduler(work, policy, capacity=2)
+
+
 def test_what_would_come_too_late_is_refused_before_it_is_computed() -> None:
     policy = Bright(0.25)
 
@@ -150,6 +163,7 @@ def test_what_would_come_too_late_is_refused_before_it_is_computed() -> None:
         with pytest.raises(Refusal, match="the request waited too long to be answered within its deadline"):
             await late
         assert not any(observation.image[0, 0, 0] == 1 for observation in policy.seen)
+        assert 0 not in policy.batches
 
     with_scheduler(work, policy, capacity=1)
 

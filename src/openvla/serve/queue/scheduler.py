@@ -131,7 +131,7 @@ class Scheduler:
             self._lanes.push(ticket)
             if self.waiting == 1:
                 self._waiting_since = now
-            if self.waiting == 1 or not self._coming:
+            if self.waiting in (1, self.capacity) or not self._coming:
                 self._change.notify()
         sentence = "a newer observation of the same robot came in; act on the answer to that one"
         settle([(each, Refusal(SUPERSEDED, "superseded", sentence)) for each in replaced])
@@ -151,6 +151,8 @@ class Scheduler:
     def _work(self) -> None:
         stepper = self._prepare()
         while stepper is not None and self._admit(stepper):
+            if not self._running:
+                continue  # whoever waited has left, or came too late
             try:
                 finished = stepper.step()
                 self._failures = 0
@@ -177,8 +179,9 @@ class Scheduler:
             log.exception("the policy failed at warm-up")
             self.state = "broken"
             return None
-        if self.state == "warming up":
-            self.state = "ready"
+        with self._change:
+            if self.state == "warming up":
+                self.state = "ready"
         return stepper
 
     def _replace(self) -> Stepper | None:
@@ -193,7 +196,7 @@ class Scheduler:
 
     def _admit(self, stepper: Stepper) -> bool:
         """Wait for work and fill the stepper; False once intake has stopped and nothing is left."""
-        late: list[tuple[Ticket, Refusal]] = []
+        late: list[Ticket] = []
         with self._change:
             while not self._lanes and not self._running:
                 if self.state != "ready":
@@ -207,14 +210,14 @@ class Scheduler:
                 if ticket.answer.cancelled():
                     continue
                 if self._too_late(ticket, now, together):
-                    late.append((ticket, _expired()))
+                    late.append(ticket)
                     continue
                 room -= 1
                 ticket.admitted = now
                 key = next(self._keys)
                 self._running[key] = ticket
                 stepper.admit(key, ticket.observation)
-        settle(late)
+        settle([(ticket, expired()) for ticket in late])
         return True
 
     def _room(self, stepper: Stepper) -> int:
@@ -255,7 +258,8 @@ class Scheduler:
         settle(results)
 
 
-def _expired() -> Refusal:
+def expired() -> Refusal:
+    """What is said to whom an action would come too late."""
     return Refusal(
         UNAVAILABLE, "deadline", "the request waited too long to be answered within its deadline; try again later", 1.0
     )
