@@ -136,6 +136,7 @@ def test_an_entry_that_is_not_llavas_is_named_with_file_index_and_rule(
         (b"[1, ", r"is not JSON \(Expecting value"),
         (b'[{"a": 1} {"b": 2}]', "at byte 10 neither ',' nor ']' follows an entry"),
         (b"[] []", "at byte 3 something follows the list"),
+        (b"[\xa0]", r"is not JSON \(Expecting value"),
         (b"[]", r"chat\.json holds no conversation that can be used"),
         (b"[" * 100_000, r"is not JSON \("),
         (b"\xff\xfe[", r"does not begin with '\['"),

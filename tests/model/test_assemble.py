@@ -92,6 +92,16 @@ def test_the_tokenizer_gets_the_padding_token_and_the_checkpoint_saves_and_loads
     assert again.codec.encode_prompt("open it") == codec.encode_prompt("open it")
 
 
+def test_a_tokenizer_that_ends_early_gets_the_tokens_of_published_training_by_their_names(parts: Parts) -> None:
+    content = json.loads(train_tokenizer(["what is this"], NANO_VOCAB - 3).to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<PAD>"]
+    (parts[0] / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = assemble("micro", *parts, 7).codec.tokenizer
+    assert tokenizer is not None
+    names = ["<|extra_0|>", "<|extra_1|>", "<|extra_2|>", "<PAD>"]
+    assert [tokenizer.id_to_token(NANO_VOCAB - 3 + number) for number in range(4)] == names
+
+
 def test_half_precision_parts_become_the_narrowest_type_that_holds_all(parts: Parts) -> None:
     place = parts[0] / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(place).items()}, place)
@@ -108,6 +118,12 @@ def without(parts: Parts, name: str) -> None:
     save_file({each: tensor for each, tensor in load_file(place).items() if each != name}, place)
 
 
+def spoil(path: Path, name: str) -> None:
+    weights = load_file(path)
+    weights[name].view(-1)[0] = torch.nan
+    save_file(weights, path)
+
+
 @pytest.mark.parametrize(
     ("break_it", "sentence"),
     [
@@ -119,6 +135,11 @@ def without(parts: Parts, name: str) -> None:
         (lambda parts: (parts[0] / "tokenizer.json").unlink(), r"has no tokenizer\.json, which training on text needs"),
         (lambda parts: (parts[0] / "config.json").unlink(), r"is not a checkpoint: it has no config\.json"),
         (lambda parts: without(parts, "model.norm.weight"), r"lacks the tensor 'language_model\.model\.norm\.weight'"),
+        (
+            lambda parts: spoil(parts[0] / "model.safetensors", "model.norm.weight"),
+            "llm: tensor 'language_model.* holds 1",
+        ),
+        (lambda parts: spoil(parts[1][0], "pos_embed"), "micro: tensor 'vision_backbone.* holds 1 values"),
         (lambda parts: parts[1].pop(), "needs the weights of 2 vision encoders"),
         (lambda parts: parts[1].reverse(), "it is another encoder|it holds another encoder"),
     ],

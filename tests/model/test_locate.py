@@ -44,3 +44,21 @@ def test_a_path_that_is_not_there_is_not_asked_of_the_hub(hub: list[Any]) -> Non
     with pytest.raises(CheckpointError, match="there is no checkpoint 'runs/nano/final'"):
         resolve("runs/nano/final")
     assert not hub
+
+
+def test_of_a_collection_a_folder_must_be_named(hub: list[Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"or 'TRI-ML/prismatic-vlms/siglip-224px\+7b' for one of many"):
+        resolve("TRI-ML/prismatic-vlms")
+    assert not hub
+
+
+def test_a_training_run_is_told_from_its_result(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"it has no config\.json; give the directory that holds it"):
+        resolve(tmp_path)
+    (tmp_path / "progress.json").touch()
+    with pytest.raises(CheckpointError, match=r"it is a saved step of a training run; `openvla convert .* TARGET`"):
+        resolve(tmp_path)
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "config.json").touch()
+    with pytest.raises(CheckpointError, match=r"it is a training run; give its result, .*final$"):
+        resolve(tmp_path)

@@ -23,6 +23,15 @@ def test_a_written_config_reads_as_the_same_sizes(name: str) -> None:
     assert read_model_config(config, "config.json") == PRESETS[name].model
 
 
+@pytest.mark.parametrize(
+    ("llm", "size"),
+    [("llama2-7b-pure", 32000), ("phi-2-3b", 50257), ("qwen25-0_5b-pure", 151643), ("qwen25-0_5b-extra", 151921)],
+)
+def test_action_tokens_of_a_written_config_end_at_the_tokenizers_size(llm: str, size: int) -> None:
+    config = write_config(model_from_ids("siglip-vit-so400m", llm, "gelu-mlp", "resize-naive"))
+    assert config["text_config"]["vocab_size"] - config["pad_to_multiple_of"] == size
+
+
 @pytest.mark.parametrize("name", ["openvla-7b", "openvla-v01-7b"])
 def test_the_short_published_config_gives_the_published_sizes(name: str) -> None:
     preset = PRESETS[name]

@@ -33,12 +33,10 @@ from openvla.codec.pipelines import PIPELINES
 from openvla.codec.prompt import Prompt
 from openvla.codec.statistics import DatasetStatistics, load_statistics, save_statistics, select, unnormalize
 from openvla.codec.tokenizer import tokenizer_text
+from openvla.codec.words import Words
 from openvla.errors import CheckpointError, InputError, lookup
 from openvla.files import write_text
 from openvla.spec import ActionSpec, check_image, conventional_spec
-
-PROMPTS_KEPT = 4096
-"""Instructions whose ids are remembered; more are forgotten all at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,45 +115,17 @@ class Codec:
             )
         return conventional_spec(self.action_dim)
 
-    def encode_prompt(self, instruction: str) -> list[int]:
-        """Ids of the prompt for one instruction, first token of the sequence included, ending with the suffix token."""
-        known = self._prompts.get(instruction)
-        if known is None:
-            known = tuple(self._tokenize(instruction))
-            if len(self._prompts) >= PROMPTS_KEPT:
-                self._prompts.clear()
-            self._prompts[instruction] = known
-        return list(known)
-
-    def _tokenize(self, instruction: str) -> list[int]:
-        ids = self.opening_ids(self.prompt.render(instruction))
-        if self.suffix_token_id is not None and ids[-1] != self.suffix_token_id:
-            ids.append(self.suffix_token_id)
-        return ids
-
-    def opening_ids(self, text: str) -> list[int]:
-        """Ids of the text that a sequence opens with, its first token included. Raises CheckpointError."""
-        ids = self.text_ids(text)
-        if not ids or ids[0] != self.bos_token_id:
-            raise CheckpointError(
-                f"the tokenizer starts the prompt with id {ids[0] if ids else 'none'}, not with bos_token_id "
-                f"{self.bos_token_id}; use the tokenizer.json that belongs to the checkpoint"
-            )
-        return ids
-
-    def text_ids(self, text: str, *, special: bool = True) -> list[int]:
-        """Ids of any text; `special`: with what the tokenizer puts before it. Raises CheckpointError without one."""
-        if self.tokenizer is None:
-            raise CheckpointError(
-                "the checkpoint has no tokenizer, so it cannot read instructions; "
-                "copy the tokenizer.json of its language model into the directory"
-            )
-        return self.tokenizer.encode(text, add_special_tokens=special).ids
-
     @cached_property
-    def _prompts(self) -> dict[str, tuple[int, ...]]:
-        """Ids by instruction: a data set repeats its instructions with every frame, a robot with every action."""
-        return {}
+    def words(self) -> Words:
+        """What makes ids of text."""
+        return Words(self.tokenizer, self.prompt, self.bos_token_id, self.suffix_token_id)
+
+    def encode_prompt(self, instruction: str) -> list[int]:
+        """Ids of the prompt for one instruction, first token of the sequence included, ending with the suffix token.
+
+        Raises CheckpointError without a tokenizer, and for one that does not belong to the checkpoint.
+        """
+        return self.words.of_prompt(instruction)
 
     def encode_image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """float32 (C, S, S) of a camera image uint8 (H, W, 3), at inference: the centre, if the training took crops.

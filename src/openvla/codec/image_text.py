@@ -33,7 +33,7 @@ def encode_caption(codec: Codec, caption: str, image: NDArray[np.uint8], limit: 
 
     limit: T at most. Raises InputError for a caption of which nothing is left, CheckpointError without a tokenizer.
     """
-    ids = [*codec.text_ids(caption.strip()), codec.eos_token_id]
+    ids = [*codec.words.of_text(caption.strip()), codec.eos_token_id]
     return _example(codec, ids, [IGNORE_INDEX, *ids[1:]], image, limit)
 
 
@@ -50,7 +50,7 @@ def encode_conversation(codec: Codec, turns: Sequence[str], image: Picture, limi
         answers = number % 2 == 1
         text = talk.answer(message) if answers else talk.say(message)
         text = text.rstrip() if writes_spaces else text
-        found = codec.text_ids(text, special=False) if ids else codec.opening_ids(text)
+        found = codec.words.of_text(text, special=False) if ids else codec.words.of_opening(text)
         ids += found
         labels += found if answers else [IGNORE_INDEX] * len(found)
     return _example(codec, ids, labels, image, limit)

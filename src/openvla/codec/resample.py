@@ -28,7 +28,7 @@ def lanczos3(
 ) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) -> uint8 (height, width, 3); an image of that size is returned as it is.
 
-    out: uint8 (height, width, 3), C-contiguous, for the result; it may share memory with `image`.
+    out: uint8, C-contiguous, for the result where it is of its shape; it may share memory with `image`.
     """
     rows, columns = image.shape[:2]
     if (rows, columns) == (height, width):
@@ -40,7 +40,7 @@ def lanczos3(
         pixels = _along(pixels, columns, width)
     np.rint(pixels, out=pixels)
     np.clip(pixels, 0, 255, out=pixels)
-    if out is None:
+    if out is None or out.shape != (height, width, 3):
         out = np.empty((height, width, 3), np.uint8)
     out.reshape(height, width * 3)[...] = pixels
     return out

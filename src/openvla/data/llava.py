@@ -34,7 +34,7 @@ from openvla.errors import DataError
 
 CHAT = "chat.json"
 SPEAKERS = ("human", "gpt")
-_GAP = re.compile(r"\s*")
+_GAP = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True)

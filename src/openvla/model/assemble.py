@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import AddedToken
@@ -26,7 +25,7 @@ from openvla.model.backbones import LANGUAGE_MODELS
 from openvla.model.checkpoint import Checkpoint
 from openvla.model.lazy import LazyTensor, MadeTensor
 from openvla.model.locate import CONFIG, resolve
-from openvla.model.native import PADDING, add_vision
+from openvla.model.native import add_vision
 from openvla.model.presets import PRESETS, Preset
 from openvla.model.projector import PROJECTORS
 from openvla.model.published import write_config
@@ -51,16 +50,18 @@ def assemble(name: str, language_model: str | Path | None, vision_weights: Seque
     directory = _directory(preset, language_model)
     _check_sizes(preset, name, directory)
     codec = _codec(preset, directory)
-    tensors = add_vision({}, preset.model, preset.timm_ids, vision_weights, Path(name))
-    tensors |= _projector(preset, seed) | _language(directory, preset, seed)
+    vision = add_vision({}, preset.model, preset.timm_ids, vision_weights, Path(name))
+    language = _language(directory, preset, seed)
+    tensors = vision | _projector(preset, seed) | language
     model = empty_model(preset.model, directory / CONFIG)
     expected = model.state_dict()
     check_tensors(tensors, expected, directory)
     weights = {each: tensors[each].mapped() for each in expected}
-    check_finite(weights, directory)
+    check_finite({each: weights[each] for each in vision}, Path(name))
+    check_finite({each: weights[each] for each in language}, directory)
     dtype = common_dtype(tensors)
     model.load_state_dict({each: tensor.to(dtype) for each, tensor in weights.items()}, assign=True)
-    return Checkpoint(model, codec, _config(preset))
+    return Checkpoint(model, codec, write_config(preset))
 
 
 def _directory(preset: Preset, language_model: str | Path | None) -> Path:
@@ -86,22 +87,16 @@ def _check_sizes(preset: Preset, name: str, directory: Path) -> None:
             )
 
 
-def _config(preset: Preset) -> dict[str, Any]:
-    """A published config.json."""
-    config = write_config(preset)
-    return config | {"pad_to_multiple_of": PADDING.get(preset.llm_backbone, config["pad_to_multiple_of"])}
-
-
 def _codec(preset: Preset, directory: Path) -> Codec:
     """The codec of the preset with the language model's tokenizer, which gets the tokens that published training adds.
 
     Images of robots will come to size as in published training. Raises CheckpointError where there is no tokenizer.
     """
-    codec = Codec.from_published(_config(preset), directory)
+    codec = Codec.from_published(write_config(preset), directory)
     if codec.tokenizer is None:
         raise CheckpointError(f"{directory} has no tokenizer.json, which training on text needs; add that of the model")
     size = max(codec.pad_token_id + 1, codec.actions.vocab_size)
-    added = [f"<|extra_{number}|>" for number in range(codec.tokenizer.get_vocab_size(), size)]
+    added = [f"<|extra_{number}|>" for number in range(size - codec.tokenizer.get_vocab_size())]
     if added and codec.pad_token_id == size - 1:
         added[-1] = "<PAD>"
     codec.tokenizer.add_special_tokens([AddedToken(each, normalized=False) for each in added])

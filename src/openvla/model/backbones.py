@@ -90,10 +90,13 @@ class LanguageModel:
     """A language model as a Prismatic-native run has it: its sizes, after the vocabulary grew.
 
     hub: repository of the original weights.
+    padding: rows of the embedding beyond the tokenizer's size, where action tokens end; an export calls it
+        `pad_to_multiple_of`, and it is 64 only where the vocabulary was a multiple of that.
     """
 
     decoder: DecoderConfig
     hub: str
+    padding: int = 64
 
 
 _LLAMA_7B = DecoderConfig(rms_norm_eps=1e-5)
@@ -125,9 +128,9 @@ LANGUAGE_MODELS: dict[str, LanguageModel] = {
     "vicuna-v15-13b": LanguageModel(_LLAMA_13B, "lmsys/vicuna-13b-v1.5"),
     "mistral-v0.1-7b-pure": LanguageModel(_MISTRAL, "mistralai/Mistral-7B-v0.1"),
     "mistral-v0.1-7b-instruct": LanguageModel(_MISTRAL, "mistralai/Mistral-7B-Instruct-v0.1"),
-    "phi-2-3b": LanguageModel(_PHI_2, "microsoft/phi-2"),
-    "qwen25-0_5b-pure": LanguageModel(_QWEN_05B, "Qwen/Qwen2.5-0.5B"),
-    "qwen25-0_5b-extra": LanguageModel(replace(_QWEN_05B, vocab_size=151936), "Qwen/Qwen2.5-0.5B"),
-    "qwen25-1_5b-pure": LanguageModel(_QWEN_15B, "Qwen/Qwen2.5-1.5B"),
-    "qwen25-3b-pure": LanguageModel(_QWEN_3B, "Qwen/Qwen2.5-3B"),
+    "phi-2-3b": LanguageModel(_PHI_2, "microsoft/phi-2", 50304 - 50257),
+    "qwen25-0_5b-pure": LanguageModel(_QWEN_05B, "Qwen/Qwen2.5-0.5B", 151680 - 151643),
+    "qwen25-0_5b-extra": LanguageModel(replace(_QWEN_05B, vocab_size=151936), "Qwen/Qwen2.5-0.5B", 151936 - 151921),
+    "qwen25-1_5b-pure": LanguageModel(_QWEN_15B, "Qwen/Qwen2.5-1.5B", 151680 - 151643),
+    "qwen25-3b-pure": LanguageModel(_QWEN_3B, "Qwen/Qwen2.5-3B", 151680 - 151643),
 }

@@ -1,6 +1,6 @@
 """Where a checkpoint is: a directory, a .pt file in a native run, a shipped name, or a hub id to download.
 
-A hub id is OWNER/REPOSITORY, and for those that hold many checkpoints OWNER/REPOSITORY/FOLDER.
+A hub id is OWNER/REPOSITORY, or OWNER/REPOSITORY/FOLDER of a repository that holds many checkpoints.
 """
 
 from __future__ import annotations
@@ -51,27 +51,38 @@ def resolve(source: str | Path, revision: str | None = None) -> tuple[Path, Path
         directory = path
     elif re.fullmatch(r"[\w-]+", text) and shipped.is_dir():
         directory = shipped
-    elif hub_id(text):
-        directory = _download(text, revision)
+    elif found := hub_id(text):
+        directory = _download(text, *found, revision)
     else:
         names = ", ".join(sorted(entry.name for entry in SHIPPED.iterdir())) if SHIPPED.is_dir() else "none"
         raise CheckpointError(
             f"there is no checkpoint {text!r}: it is no directory, no shipped policy ({names}) and no hub id such as "
-            "'openvla/openvla-7b'"
+            f"'openvla/openvla-7b', or '{COLLECTIONS[0]}/siglip-224px+7b' for one of many"
         )
     if not (directory / CONFIG).is_file():
-        raise CheckpointError(f"{directory} is not a checkpoint: it has no {CONFIG}; give the directory that holds it")
+        raise CheckpointError(f"{directory} is not a checkpoint: {_way_out(directory)}")
     return directory, named
+
+
+def _way_out(directory: Path) -> str:
+    """What a directory without config.json is instead, and what to give."""
+    if (directory / "final" / CONFIG).is_file():
+        return f"it is a training run; give its result, {directory / 'final'}"
+    if (directory / "progress.json").is_file():
+        return f"it is a saved step of a training run; `openvla convert {directory} TARGET` makes it one"
+    return f"it has no {CONFIG}; give the directory that holds it"
 
 
 def hub_id(source: str) -> tuple[str, str] | None:
     """(repository, folder in it or "") where `source` has the form of a hub id, and there is no such path here.
 
+    One of the `COLLECTIONS` is named with a folder, any other repository without.
+
     >>> hub_id("openvla/openvla-7b"), hub_id("TRI-ML/prismatic-vlms/siglip-224px+7b"), hub_id("runs/nano/final")
     (('openvla/openvla-7b', ''), ('TRI-ML/prismatic-vlms', 'siglip-224px+7b'), None)
     """
     found = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:/([\w+.-]+))?", source)
-    if found is None or Path(source).exists() or (found[2] and found[1] not in COLLECTIONS):
+    if found is None or Path(source).exists() or bool(found[2]) != (found[1] in COLLECTIONS):
         return None
     return found[1], found[2] or ""
 
@@ -88,8 +99,7 @@ def download_encoder(timm_id: str) -> Path:
         ) from error
 
 
-def _download(name: str, revision: str | None) -> Path:
-    repository, folder = hub_id(name) or (name, "")
+def _download(name: str, repository: str, folder: str, revision: str | None) -> Path:
     wanted = [f"{folder}/{file}" if folder else file for file in _HUB_FILES]
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted), folder)

@@ -32,16 +32,6 @@ from openvla.model.torch_file import flatten, read_torch
 _SIZES = ("encoders", "image_sizes", "timm_model_ids", "pad_token_id", "pad_to_multiple_of")
 """Fields that a native config.json may take from a published one by themselves."""
 
-PADDING = {
-    "phi-2-3b": 50304 - 50257,
-    "qwen25-0_5b-pure": 151680 - 151643,
-    "qwen25-0_5b-extra": 151936 - 151921,
-    "qwen25-1_5b-pure": 151680 - 151643,
-    "qwen25-3b-pure": 151680 - 151643,
-}
-"""Rows of the embedding beyond the tokenizer's size, where these are not 64: action tokens end at the tokenizer's size,
-which an export gives as rows less `pad_to_multiple_of`."""
-
 LATEST = "latest-checkpoint.pt"
 OWN_FIELDS = ("vla", "model")
 """What a native config.json has and a published one has not."""
@@ -61,7 +51,6 @@ def read_native_config(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         return published
     parts = _parts(raw, where)
     config = write_config(model_from_ids(*parts[:4], images=parts[4], where=where))
-    config["pad_to_multiple_of"] = PADDING.get(parts[1], config["pad_to_multiple_of"])
     given = some_fields(raw, {"text_config": nullable(OBJECT)}, where, {"text_config": None})["text_config"] or {}
     text = config["text_config"] | given
     if INTEGER.holds(given.get("vocab_size")):

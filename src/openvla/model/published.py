@@ -90,7 +90,7 @@ def read_model_config(config: Mapping[str, Any], where: str) -> ModelConfig:
 
 def write_config(preset: Preset) -> dict[str, Any]:
     """A published config.json for a model of these sizes."""
-    model = preset.model
+    model, language = preset.model, LANGUAGE_MODELS[preset.llm_backbone]
     config: dict[str, Any] = {
         "architectures": ["OpenVLAForActionPrediction"],
         "model_type": "openvla",
@@ -104,9 +104,9 @@ def write_config(preset: Preset) -> dict[str, Any]:
         "image_resize_strategy": preset.resize,
         "encoders": [{name: getattr(encoder, name) for name in _ENCODER} for encoder in model.encoders],
         "text_config": write_decoder(model.decoder),
-        "hf_llm_id": LANGUAGE_MODELS[preset.llm_backbone].hub,
+        "hf_llm_id": language.hub,
         "n_action_bins": 256,
-        "pad_to_multiple_of": 64,
+        "pad_to_multiple_of": language.padding,
         "pad_token_id": preset.pad_token,
         "llm_max_length": preset.llm_max_length,
     }

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ from openvla.nn.meta import on_meta
 
 CODEC = "codec.json"
 HF, PRISMATIC = "hf", "prismatic"
+EDGE, QUANTIZATION = "edge", "quantization"
+"""Entries of a config.json beside which lie other weights than it describes: a part of them, or quantised ones."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def open_source(
     directory, named = resolve(source, revision)
     path = directory / CONFIG
     raw = read_object(path)
+    check_original(raw, directory)
     native = named is not None or is_native(directory)
     config = read_native_config(raw, str(path)) if native else raw
     model = read_model_config(config, str(path))
@@ -83,6 +86,26 @@ def open_source(
     check_tensors(tensors, expected, weights)
     ordered = {name: tensors[name] for name in expected}
     return Source(PRISMATIC if native else HF, directory, config, model, ordered)
+
+
+def check_original(config: Mapping[str, Any], directory: Path) -> None:
+    """Raise CheckpointError for a directory that was made of a checkpoint, and cannot be used in its place."""
+    if EDGE in config:
+        raise CheckpointError(
+            f"{directory} is an edge part, which has no decoder and only encodes pictures beside a camera; give the "
+            "checkpoint that it was made of"
+        )
+    if precision := stored_precision(config):
+        raise CheckpointError(
+            f"{directory} holds {precision} weights, which can act but not be trained, converted or examined; give the "
+            "checkpoint that they were made of"
+        )
+
+
+def stored_precision(config: Mapping[str, Any]) -> str | None:
+    """The precision of quantised weights that this config.json describes; None for a plain checkpoint."""
+    entry = config.get(QUANTIZATION)
+    return str(cast("dict[str, Any]", entry).get("precision")) if isinstance(entry, dict) else None
 
 
 def empty_model(config: ModelConfig, path: Path) -> OpenVLA:

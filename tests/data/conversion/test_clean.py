@@ -91,6 +91,14 @@ def test_nan_steps_and_unlabelled_episodes_go():
     assert [e.steps["language_instruction"][0] for e in labelled] == ["go", "open the door, slowly", "go"]
 
 
+def test_steps_and_episodes_go_from_data_without_an_action_too():
+    episodes = [
+        build_episode({"observation|state": np.asarray(state, np.float32), "language_instruction": [words] * 2})
+        for state, words in (([[1], [np.nan]], "go"), ([[1], [2]], " "))
+    ]
+    assert [len(episode) for episode in cleaned(episodes, "drop-nan", "drop-unlabelled")] == [1]
+
+
 @pytest.mark.parametrize(("before", "after"), [([0.0, 1.0], [1.0, 0.0]), ([-1.0, 1.0], [1.0, -1.0])])
 def test_the_gripper_turns_round_within_its_range(before, after):
     episodes = [make([[0, 0, before[1]]] * 2), make([[0, 0, value] for value in before])]

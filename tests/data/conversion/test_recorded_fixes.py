@@ -158,6 +158,12 @@ def test_the_raw_gripper_is_turned_round(lowest: float, turned: list[float]) -> 
     assert seen(episode, record)["action"][:, 6].tolist() == was[::-1]
 
 
+def test_an_episode_of_which_the_record_keeps_nothing_says_nothing_of_the_grippers_range() -> None:
+    record = dataclasses.replace(RAW, before=without_first)
+    [episode] = mended([raw([1], [1])], "invert-gripper", record=record)
+    assert episode.steps["cmd|grip"].tolist() == [0]
+
+
 def test_a_gripper_that_is_computed_is_turned_round_in_the_record() -> None:
     record = dataclasses.replace(RAW, columns=("cmd|motion", gripper))
     with pytest.raises(DataError, match=r"the record computes the gripper; turn it round there, with inverted\(\)"):
@@ -181,6 +187,12 @@ def test_a_copy_is_examined_with_the_same_record(tmp_path: Path) -> None:
     diagnosis = diagnose(open_source(done.directory), record=RAW)
     assert (len(diagnosis.account.episodes), diagnosis.account.steps) == (1, 2)
     assert next(finding for finding in diagnosis.findings if finding.name == "no-ops").number == 0
+
+
+@pytest.mark.parametrize("fix", ["strip-noops", "resample=2hz", "drop-nan", "drop-unlabelled", "invert-gripper"])
+def test_steps_that_are_not_the_records_are_named_by_every_fix(fix: str) -> None:
+    with pytest.raises(DataError, match=r"episode 0: these steps are not of 'bridge_dataset': they lack"):
+        mended([raw([1, 1], [1, 0])], fix, record=find_record("bridge_dataset"))
 
 
 def test_where_no_episode_can_be_mended_the_reason_is_told(tmp_path: Path) -> None:

@@ -121,6 +121,19 @@ def test_a_conversion_is_lossless_and_the_doctor_reads_it(aloha: Path, tmp_path:
     assert diagnose(open_source(aloha)).account.steps == 16
 
 
+def test_numbers_of_one_byte_beside_the_cameras_are_no_images(compressed: Path) -> None:
+    flags = np.eye(STEPS, 3, dtype=np.uint8)
+    for path in compressed.iterdir():
+        change(path, lambda file: file.create_dataset("observations/flags", data=flags))
+    episode = next(open_dataset(compressed))
+    assert np.array_equal(episode.steps["observation|flags"], flags)
+
+
+def test_a_group_is_no_text(compressed: Path) -> None:
+    change(compressed / "episode_0.hdf5", lambda file: file.create_group("task"))
+    assert next(open_dataset(compressed)).steps["language_instruction"][0] == ""
+
+
 def no_action(file: Any) -> None:
     del file["action"]
 
@@ -141,6 +154,16 @@ def short_state(file: Any) -> None:
 def flat_action(file: Any) -> None:
     del file["action"]
     file["action"] = np.zeros(STEPS)
+
+
+def nested_action(file: Any) -> None:
+    del file["action"]
+    file["action/left"] = np.zeros((STEPS, 7))
+
+
+def one_array_of_images(file: Any) -> None:
+    del file["observations/images"]
+    file["observations/images"] = np.zeros((STEPS, 16, 24, 3), np.uint8)
 
 
 def seven(file: Any) -> None:
@@ -187,6 +210,8 @@ def no_steps(file: Any) -> None:
         (no_images, r"episode_1\.hdf5 has no 'observations/images'"),
         (short_state, r"episode_1\.hdf5: 'observation\|qpos' has 3 steps where 'action' has 4"),
         (flat_action, r"'action' has shape \(4,\), not one row of numbers per step"),
+        (nested_action, r"'action' has shape None, not one row of numbers per step"),
+        (one_array_of_images, r"episode_1\.hdf5: 'observations/images' is no group of cameras"),
         (seven, r"episode_1\.hdf5: 'action' is Tensor.* in the first demonstration Tensor"),
         (one_camera, r"episode_1\.hdf5 and the first demonstration differ in 'observation\|cam_low'"),
         (short_lengths, r"'compress_len' has shape \(2, 2\), not \(cameras, 4 steps\)"),

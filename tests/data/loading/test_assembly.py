@@ -78,6 +78,17 @@ def test_so_it_is_for_images_that_the_codec_brings_to_size(data: Path, codec: Co
     assert_is_what_examples_give(codec, [(frames_of(data), number) for number in (1, 2, 0)])
 
 
+@pytest.mark.parametrize("pipeline", ["training", "processor"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [20, 28, 36])
+def test_so_it_is_for_images_that_are_made_at_another_size_than_the_models(
+    data: Path, codec: Codec, mode: str, size: int, pipeline: str
+) -> None:
+    assert codec.images.size == 28
+    frames = frames_of(data, Pixels(mode, size))
+    assert_is_what_examples_give(replace(codec, image_pipeline=pipeline), [(frames, number) for number in (1, 2, 0)])
+
+
 def test_so_it_is_where_each_encoder_pads_in_its_own_colour(data: Path, codec: Codec) -> None:
     means = ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
     images = ImageTransform("letterbox", (28, 28), means, GREY * 2, fill_per_encoder=True)

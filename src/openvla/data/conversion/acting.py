@@ -57,6 +57,10 @@ class Acting:
             raise DataError(f"{episode.source}: {error}") from error
         return Rows(made["action"], made["proprio"], made["language_instruction"].tolist(), made["step"])
 
+    def words(self, episode: Episode) -> Sequence[str]:
+        """What a policy would be told, row by row; data need no action to say something."""
+        return instructions(episode) if self.record is None else self.rows(episode).words
+
     def words_key(self, episode: Episode) -> str | None:
         """The raw name of the instruction; None where the episode has none."""
         if self.record is None:
@@ -70,17 +74,17 @@ class Acting:
         return ~np.asarray(self.record.absolute)
 
     def places(self, episode: Episode) -> list[Place | None]:
-        """Where each action dimension (A,) lies among the raw numbers; None for what is computed in another way."""
+        """Where each action dimension (A,) lies among the raw numbers; None for what is computed in another way.
+
+        The episode must be one that `rows` takes.
+        """
         if self.record is None:
             return [Place(ACTION, column) for column in range(plain_action(episode).shape[1])]
         steps = self.record.before(episode.steps)
         found = [place for part in self.record.columns for place in _places(part, steps)]
-        dim = self.record.action.dim
-        return (
-            [place if place and place.name in episode.steps else None for place in found]
-            if len(found) == dim
-            else [None] * dim
-        )
+        if len(found) != self.record.action.dim:
+            return [None] * self.record.action.dim
+        return [place if place and place.name in episode.steps else None for place in found]
 
 
 def plain_action(episode: Episode) -> NDArray[Any]:

@@ -42,7 +42,6 @@ from openvla.errors import DataError, UsageError, lookup
 
 NOOP = 1e-4
 Fix = Callable[[Episode], Episode]
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,8 @@ class CleanedSource(Source):
         """The smallest value of the last action dimension in the whole data set."""
         bad = BadData("skip", quiet=True)
         rows = bad.good(partial(self._acting.rows, episode) for episode in self._source.episodes("all", bad))
-        lows = [row.action[:, -1] for row in rows]
-        return float(np.nanmin(np.concatenate(lows))) if lows else 0.0
+        lows = (np.fmin.reduce(row.action[:, -1], initial=np.inf, dtype=np.float64) for row in rows)  # past NaN
+        return min(map(float, lows), default=0.0)
 
 
 def _strip_noops(context: _Context) -> Fix:
@@ -137,8 +136,8 @@ def _drop_nan(context: _Context) -> Fix:
             if values.dtype.kind == "f" and name.startswith((ACTION, "observation")):
                 good &= np.isfinite(np.asarray(values)).reshape(len(values), -1).all(axis=1)
         episode = _keep(episode, np.flatnonzero(good), context.control_hz)
-        if not len(episode):
-            return episode
+        if context.acting.record is None or not len(episode):
+            return episode  # what a record may compute of the numbers is left to look at
         rows = context.acting.rows(episode)
         finite: NDArray[np.bool_] = np.isfinite(np.hstack([rows.action, rows.state]))
         return _without(episode, rows.step, ~np.asarray(finite.all(axis=1)), context.control_hz)
@@ -150,7 +149,7 @@ def _drop_unlabelled(context: _Context) -> Fix:
     _takes_no_value("drop-unlabelled", context)
 
     def fix(episode: Episode) -> Episode:
-        said = any(words.strip() for words in context.acting.rows(episode).words)
+        said = any(words.strip() for words in context.acting.words(episode))
         return episode if said else take(episode, np.empty(0, np.int64))
 
     return fix
@@ -180,13 +179,14 @@ def _invert_gripper(context: _Context) -> Fix:
     def fix(episode: Episode) -> Episode:
         if not one:
             one.append(context.lowest_gripper() >= 0)
+        was = context.acting.rows(episode).action[:, -1]
         place = context.acting.places(episode)[-1]
         if place is None:
             raise DataError(f"{episode.source}: the record computes the gripper; turn it round there, with inverted()")
         values = np.array(episode.steps[place.name])
         column(values, place)[:] = _turned(column(values, place), one[0])
         made = dataclasses.replace(episode, steps={**episode.steps, place.name: values})
-        was, now = (context.acting.rows(each).action[:, -1] for each in (episode, made))
+        now = context.acting.rows(made).action[:, -1]
         if not np.allclose(now, _turned(was, one[0]), equal_nan=True):
             raise DataError(f"{episode.source}: the record bends the gripper; turn it round there, with inverted()")
         return made
@@ -211,7 +211,7 @@ def _resample(absolute: bool) -> Callable[[_Context], Fix]:
         ratio = target / context.control_hz
 
         def fix(episode: Episode) -> Episode:
-            groups = np.floor(np.arange(len(episode)) * ratio + 1e-6)
+            groups = np.floor(np.arange(len(episode)) * ratio + 1e-6).astype(np.int64)
             return _retimed(joined(episode, groups, context.acting, absolute), target)
 
         return fix
@@ -219,14 +219,14 @@ def _resample(absolute: bool) -> Callable[[_Context], Fix]:
     return make
 
 
-def _without(episode: Episode, steps: Rows, unwanted: NDArray[np.bool_], hz: float) -> Episode:
+def _without(episode: Episode, steps: NDArray[np.int64], unwanted: NDArray[np.bool_], hz: float) -> Episode:
     """The episode without the raw `steps` (N,) of the `unwanted` rows; where no row is left, no step is left."""
     if unwanted.all():
         return take(episode, np.empty(0, np.int64))
     return _keep(episode, np.setdiff1d(np.arange(len(episode)), steps[unwanted]), hz)
 
 
-def _keep(episode: Episode, rows: Rows, hz: float) -> Episode:
+def _keep(episode: Episode, rows: NDArray[np.int64], hz: float) -> Episode:
     """The steps `rows`, with the marks of first and last step, and the reward, put right."""
     if len(rows) == len(episode):
         return episode

@@ -28,7 +28,17 @@ import numpy as np
 
 from openvla.data.bad import BadData
 from openvla.data.episode import Episode, describe
-from openvla.data.formats.hdf5 import FETCH, SAID, check_alike, hdf5_files, node_of, reading, text_of, values_of
+from openvla.data.formats.hdf5 import (
+    FETCH,
+    SAID,
+    by_number,
+    check_alike,
+    hdf5_files,
+    node_of,
+    reading,
+    text_of,
+    values_of,
+)
 from openvla.data.formats.lazy import LazyImages
 from openvla.data.formats.source import ACTION, INSTRUCTION, Source
 from openvla.data.images.headers import image_size
@@ -55,7 +65,7 @@ class AlohaSource(Source):
 
     def __init__(self, path: Path) -> None:
         """path: a file, or a directory of files. Raises DataError where there is no HDF5 file."""
-        self.files = sorted(hdf5_files(path), key=_by_number)
+        self.files = sorted(hdf5_files(path), key=lambda file: by_number(file.name))
         place = path.absolute()
         super().__init__(path, re.sub(r"\W", "_", place.name if place.is_dir() else place.stem))
 
@@ -65,7 +75,7 @@ class AlohaSource(Source):
     def _describe(self) -> Features:
         """As the first file that can be read."""
         bad = BadData("skip", quiet=True)
-        nodes = next(bad.good(partial(_nodes, path) for path in self.files), None)
+        nodes = next(bad.good(partial(_read_nodes, path) for path in self.files), None)
         if nodes is None:
             raise DataError(bad.skipped[0])
         return describe(nodes | {INSTRUCTION: Text()}, {"file": Text()})
@@ -75,9 +85,9 @@ class AlohaSource(Source):
         del split
         path = self.files[number]
         source = str(path)
-        check_alike(_nodes(path), self.features, source)
         with reading(path) as file:
             arrays = _arrays(file, path)
+            check_alike(_nodes(arrays, path), self.features, source)
             lengths = _lengths(file, path, len(arrays[ACTION]))
             steps = {name: _values(path, name, array, lengths) for name, array in arrays.items()}
             words = _instruction(file)
@@ -85,32 +95,34 @@ class AlohaSource(Source):
         return Episode(steps, {"file": path.name}, source, self.features)
 
 
-def _by_number(path: Path) -> list[tuple[int, str]]:
-    """episode_2 before episode_10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
-
-
-def _nodes(path: Path) -> dict[str, Node]:
-    """How the arrays of one file are described."""
+def _read_nodes(path: Path) -> dict[str, Node]:
     with reading(path) as file:
-        return {name: _node(array, f"{path}: {name!r}") for name, array in _arrays(file, path).items()}
+        return _nodes(_arrays(file, path), path)
+
+
+def _nodes(arrays: Mapping[str, Any], path: Path) -> dict[str, Node]:
+    """How the arrays of one file are described."""
+    return {name: _node(array, f"{path}: {name!r}") for name, array in arrays.items()}
 
 
 def _arrays(file: Any, path: Path) -> dict[str, Any]:
     """The arrays of one episode by their names here, not read yet. Raises DataError for missing and short ones."""
     seen = file.get(OBSERVATIONS, {})
-    for name, held in ((ACTION, file), (f"{OBSERVATIONS}/qpos", file), (f"{OBSERVATIONS}/{IMAGES}", file)):
-        if name not in held:
+    for name in (ACTION, f"{OBSERVATIONS}/qpos", f"{OBSERVATIONS}/{IMAGES}"):
+        if name not in file:
             raise DataError(
                 f"{path} has no {name!r}, it has {', '.join([*file, *(f'{OBSERVATIONS}/{x}' for x in seen)])}; record "
                 "it, or drop the file"
             )
     found = {name: item for name, item in file.items() if name not in (OBSERVATIONS, LENGTHS)}
     found |= {f"observation|{name}": item for name, item in seen.items() if name != IMAGES}
+    if not hasattr(seen[IMAGES], "items"):
+        raise DataError(f"{path}: '{OBSERVATIONS}/{IMAGES}' is no group of cameras; {FETCH}")
     found |= {f"observation|{name}": item for name, item in seen[IMAGES].items()}
     arrays = {name: item for name, item in found.items() if _has_steps(item)}
-    if len(arrays[ACTION].shape) != 2:
-        raise DataError(f"{path}: 'action' has shape {arrays[ACTION].shape}, not one row of numbers per step; {FETCH}")
+    if ACTION not in arrays or len(arrays[ACTION].shape) != 2:
+        shape = getattr(file[ACTION], "shape", None)
+        raise DataError(f"{path}: 'action' has shape {shape}, not one row of numbers per step; {FETCH}")
     count = len(arrays[ACTION])
     for name, item in arrays.items():
         if len(item) != count:
@@ -123,7 +135,7 @@ def _has_steps(item: Any) -> bool:
 
 
 def _is_jpeg(array: Any) -> bool:
-    return array.dtype == np.uint8 and len(array.shape) == 2
+    return array.dtype == np.uint8 and len(array.shape) == 2 and array.name.startswith(f"/{OBSERVATIONS}/{IMAGES}/")
 
 
 def _node(array: Any, source: str) -> Node:
@@ -169,7 +181,7 @@ def _values(path: Path, name: str, array: Any, lengths: Any) -> Any:
 def _instruction(file: Any) -> str:
     for name in WORDS:
         held: Any = file.attrs.get(name)
-        if held is None and name in file and not file[name].shape:
+        if held is None and name in file and getattr(file[name], "shape", None) == ():
             held = file[name][()]
         if text_of(held).strip():
             return text_of(held).strip()

@@ -105,6 +105,11 @@ def is_hdf5(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
+def by_number(name: str) -> list[str | int]:
+    """The key that sorts `name_2` before `name_10`: text and numbers in turns."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Generator[Any]:
     """The file at `path`, open; what h5py raises becomes DataError."""
@@ -127,7 +132,7 @@ def _split_names(file: Any, path: Path) -> dict[str, list[str]]:
             f"{path} has no group `data` with demonstrations, it has {', '.join(file) or 'nothing'}; it was not "
             "written by robomimic or LIBERO"
         )
-    demos = sorted(file["data"], key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
+    demos = sorted(file["data"], key=by_number)
     masks = {name: set(map(text_of, file["mask"][name][()])) for name in file.get("mask", ())}
     if not {"train", "valid"} <= masks.keys():
         return {"train": demos}

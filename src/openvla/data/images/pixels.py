@@ -69,7 +69,8 @@ class Pixels:
 
         random: the image's own, so that what it becomes depends on neither order nor worker; needed to augment.
         source: names the image in errors.
-        out: uint8 (S, S, 3), C-contiguous, which is used where that spares a copy, and then returned.
+        out: uint8, C-contiguous, in which the image is made where it is of its shape and that spares a copy; it is then
+            what is returned.
         Raises DataError for what `decode_image` refuses.
         """
         fast = self.mode == "fast"
