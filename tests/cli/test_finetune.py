@@ -26,6 +26,13 @@ def test_json_names_the_checkpoint_and_the_last_metrics(runs, capsys) -> None:
     assert json.loads(capsys.readouterr().out) == {"checkpoint": "runs/x/final", "metrics": {"train/loss": 0.25}}
 
 
+def test_under_torchrun_only_the_first_process_prints(runs, capsys, monkeypatch) -> None:
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert main("finetune --checkpoint nano --data d --output o --json".split()) == 0
+        assert capsys.readouterr().out.count("\n") == lines
+
+
 def test_text_ends_with_the_checkpoint(runs, capsys) -> None:
     assert main("finetune --checkpoint nano --data d --output o".split()) == 0
     assert capsys.readouterr().out == "train/loss 0.25\n\nruns/x/final\n"

@@ -12,7 +12,7 @@ import pytest
 from openvla.cli.main import main
 from openvla.data import recording
 from openvla.train.config import TrainConfig
-from openvla.train.recipe import Demonstrations, Stage
+from openvla.train.stage import Demonstrations, Stage
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def test_a_thinned_curve_is_short_rises_and_keeps_its_end(count: int) -> None:
 
 def test_a_curve_of_one_value_or_one_point_is_drawn() -> None:
     assert "<circle" in curves_chart([Curve("one", [(3.0, 0.0)])], "one")
+    assert "-1" not in curves_chart([Curve("zero", [(0.0, 0.0), (9.0, 0.0)])], "zero").partition("<text")[2]
     assert 'class="curve s0"' in curves_chart([Curve("flat", [(0.0, 5.0), (9.0, 5.0)])], "flat")
 
 

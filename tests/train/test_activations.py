@@ -14,7 +14,7 @@ from openvla.train.activations import FLOAT32
 from openvla.train.census import census
 from openvla.train.memory import WIDTHS
 from openvla.train.methods import PARTS, prepare
-from openvla.train.stages import stages
+from openvla.train.segments import segments
 
 DINO = ViTConfig(112, 14, 96, 4, 4, 200, 5, True)
 SIGLIP = ViTConfig(112, 14, 96, 4, 4, 200, attention_pool=True)
@@ -62,9 +62,9 @@ def kept(model: OpenVLA, batch: int, precision: str) -> int:
 
 
 def counted(config: ModelConfig, method: str, width: int, checkpointing: bool = False) -> int:
-    """Bytes per example of all stages, and the most that is computed again at once."""
-    found = stages(config, census(config, method, 4), 4, width, TOKENS, checkpointing)
-    return sum(stage.kept for stage in found) + max(stage.again for stage in found)
+    """Bytes per example of all segments, and the most that is computed again at once."""
+    found = segments(config, census(config, method, 4), 4, width, TOKENS, checkpointing)
+    return sum(each.kept for each in found) + max(each.again for each in found)
 
 
 @pytest.mark.parametrize("precision", WIDTHS)

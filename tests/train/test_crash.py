@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,6 +124,48 @@ def test_a_full_disk_keeps_the_checkpoint_before(config: Make, tmp_path: Path, m
     assert [path.name for path in (broken.output / "checkpoints").iterdir()] == ["step-000002"]
     train(dataclasses.replace(broken, resume=True))
     same(broken.output, straight.output)
+
+
+def test_a_full_disk_is_told_where_the_writer_complains_of_something_else(
+    config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def confused(writer: Any, plan: Any, planner: Any) -> Any:
+        raise RuntimeError("unexpected pos 704 vs 598")
+
+    monkeypatch.setattr(dcp.FileSystemWriter, "write_data", confused)
+    with pytest.raises(TrainingError, match="step-000002: unexpected pos 704 vs 598; the checkpoints before it"):
+        train(config())
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=4096))
+    with pytest.raises(TrainingError, match="step-000002: the disk is full; the checkpoints before it are whole"):
+        train(config(resume=True))
+
+
+NO_ROOM = """
+import errno, os, openvla.files
+def publish(place, target): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+openvla.files.publish = publish
+"""
+REFUSED = "def init(**settings): raise RuntimeError('no account')"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "source", "sentence"),
+    [
+        ("sitecustomize", NO_ROOM, "step-000002: No space left on device; the checkpoints before it are whole"),
+        ("wandb", REFUSED, "wandb cannot start (no account)"),
+    ],
+    ids=["checkpoint", "sink"],
+)
+def test_what_the_first_process_cannot_write_ends_all_with_one_sentence(
+    config: Make, launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, source: str, sentence: str
+) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / f"{module}.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    run = config(sinks="wandb" if module == "wandb" else "none")
+    for code, said in launch(run, run):
+        assert (code, sentence in said, "Traceback" in said) == (2, True, False), said
 
 
 def test_what_a_killed_process_began_is_removed(config: Make) -> None:

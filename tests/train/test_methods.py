@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from openvla.train.census import census
 from openvla.train.config import TrainConfig
 from openvla.train.fresh import fresh_checkpoint
 from openvla.train.loop import train
-from openvla.train.methods import adapted_layers, count_parameters, merge, prepare
+from openvla.train.methods import adapted_layers, count_parameters, prepare
 from openvla.train.plan import parameters
 
 Make = Callable[..., TrainConfig]
@@ -99,7 +100,7 @@ def test_lora_starts_as_the_model_it_adapts_and_merging_changes_nothing_but_name
             torch.nn.init.normal_(parameter, std=0.1)
     changed = model(ids, pixels).logits
     assert not torch.allclose(changed, before, atol=1e-3)
-    merge(adapted)
+    adapted.merge_and_unload()
     assert list(model.state_dict()) == names
     torch.testing.assert_close(model(ids, pixels).logits, changed, rtol=1e-4, atol=1e-5)
 
@@ -210,3 +211,7 @@ def test_the_gradients_of_lora_of_rank_32_are_those_of_a_plain_implementation() 
 def test_a_scale_of_scales_without_four_bits_is_refused(config: Make) -> None:
     with pytest.raises(UsageError, match="double_quantization is set and the method is 'lora'"):
         train(config(method="lora", double_quantization=True))
+
+
+def test_adapters_on_a_cpu_do_not_advertise_a_package() -> None:
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)

@@ -111,7 +111,7 @@ def test_four_processes_in_two_copies_learn_what_one_does(config: Make, launch: 
 def test_a_batch_that_cannot_be_shared_out_is_refused(config: Make) -> None:
     three = World(0, 3, torch.device("cpu"))
     with pytest.raises(
-        UsageError, match=r"batch_size is 4, which 3 processes of 1 micro-batches each .* multiple of 3"
+        UsageError, match=r"batch_size is 4, .* \(processes: 3, micro-batches of each: 1\); make it a multiple of 3"
     ):
         check_shares(three, 4, 1, 0)
     with pytest.raises(UsageError, match="shard is 2, which does not divide the 3 processes"):

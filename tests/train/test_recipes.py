@@ -13,9 +13,9 @@ from openvla.errors import UsageError
 from openvla.model.locate import hub_id
 from openvla.model.presets import PRESETS
 from openvla.train.config import TrainConfig
-from openvla.train.recipe import Stage, needs, summary
 from openvla.train.recipes import RECIPES
 from openvla.train.setup import check
+from openvla.train.stage import Stage, needs, summary
 
 GIB = 2**30
 STAGES = [

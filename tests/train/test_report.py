@@ -50,6 +50,13 @@ def test_several_runs_are_overlaid_in_their_own_colours(tmp_path: Path) -> None:
     assert f"{tmp_path}/deep/two" in text
 
 
+def test_counts_are_written_out_and_measures_rounded(tmp_path: Path) -> None:
+    one = run(tmp_path / "one", **{"parameters/total": 6_925_440, "train/gradient_norm": 1 / 3})
+    last = write_report([one], tmp_path / "page.html").read_text().partition("<h2>Last values</h2>")[2]
+    assert "6,925,440" in last
+    assert ">0.333333<" in last
+
+
 def test_a_line_that_is_being_written_and_what_is_not_finite_are_left_out(tmp_path: Path) -> None:
     place = run(tmp_path / "one", steps=2, odd=float("nan"))
     with (place / "metrics.jsonl").open("a") as file:

@@ -31,3 +31,9 @@ def test_the_parts_of_a_new_model_may_not_change_even_by_force(config: Make) -> 
         TrainingError, match=r"language_model was 'llm' and is 'other'; give the same values as before$"
     ):
         check_output(config(resume=True, force=True, language_model="other"))
+
+
+def test_a_file_is_no_output(config: Make) -> None:
+    config().output.touch()
+    with pytest.raises(TrainingError, match="is a file; choose a directory as the output"):
+        check_output(config())

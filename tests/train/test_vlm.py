@@ -15,8 +15,8 @@ from openvla.model.presets import PRESETS
 from openvla.model.registry import VLMS
 from openvla.model.text_config import write_decoder
 from openvla.train.fresh import fresh_checkpoint
-from openvla.train.recipe import needs
 from openvla.train.setup import check
+from openvla.train.stage import needs
 from openvla.train.vlm import BASE, co_finetune, vlm, vlm_align, vlm_finetune
 
 

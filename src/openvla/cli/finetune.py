@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from openvla.cli.output import Result
-from openvla.train.config import TrainConfig
+from openvla.train.config import TrainConfig, settings_of
 
 if TYPE_CHECKING:
     from openvla.train.loop import TrainResult
@@ -25,15 +25,21 @@ class Options(TrainConfig):
     """Print one JSON object and nothing else."""
 
 
-def run(options: Options) -> Result:
+def run(options: Options) -> Result | None:
     """Train, and hand back where the adapted checkpoint is and what was last measured."""
     from openvla.train.loop import train
 
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    return trained(train(TrainConfig(**{name: getattr(options, name) for name in names}), quiet=options.json))
+    return trained(train(TrainConfig(**settings_of(options)), quiet=options.json))
 
 
-def trained(result: TrainResult) -> Result:
-    """What a finished run prints: the checkpoint and the last values of its metrics; for people, those of the whole."""
-    metrics = [f"{name} {value:.4g}" for name, value in result.metrics.items() if name.count("/") == 1]
+def trained(result: TrainResult) -> Result | None:
+    """What a finished run prints: the checkpoint and the last values of its metrics; for people, those of the whole.
+
+    Of the processes under torchrun only the first prints.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    from openvla.train.report import shown
+
+    metrics = [f"{name} {shown(value, 4)}" for name, value in result.metrics.items() if name.count("/") == 1]
     return Result({"checkpoint": result.final, "metrics": result.metrics}, "\n".join([*metrics, "", str(result.final)]))

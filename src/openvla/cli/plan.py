@@ -21,7 +21,7 @@ class Options:
     preset: str | None = None
     """A model by name: openvla-7b, openvla-v01-7b, nano, or an id of the published registry; this or --checkpoint."""
     method: str = "full"
-    """What is trained: full, frozen-vision, last-layer, sandwich, lora or qlora."""
+    """What is trained: full, frozen-vision, last-layer, sandwich, align, lora or qlora."""
     rank: int = 32
     """Rank of the LoRA adapters."""
     batch: int = 16

@@ -17,13 +17,13 @@ import tyro
 from openvla.cli.finetune import trained
 from openvla.cli.output import Result, plain, table
 from openvla.cli.parsing import parse as parse_options
-from openvla.cli.train_report import ReportOptions, parse_report, run_report
+from openvla.cli.train_report import ReportOptions, run_report
 from openvla.errors import UsageError, lookup
-from openvla.train.config import TrainConfig
+from openvla.train.config import TrainConfig, settings_of
 
 if TYPE_CHECKING:
     from openvla.train.loop import TrainResult
-    from openvla.train.recipe import Demonstrations, Stage
+    from openvla.train.stage import Demonstrations, Stage
 
 ROOTS = ("data", "output")
 """Directories that each stage divides as it needs."""
@@ -56,9 +56,9 @@ def parse(prog: str, arguments: Sequence[str]) -> Options | ReportOptions | None
     Raises UsageError for a wrong line.
     """
     if any(word.partition("=")[0] == "--report" for word in arguments):
-        return parse_report(prog, arguments)
-    from openvla.train.recipe import summary
+        return parse_options(ReportOptions, prog, arguments)
     from openvla.train.recipes import RECIPES
+    from openvla.train.stage import summary
 
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
@@ -87,12 +87,7 @@ def named(arguments: Sequence[str]) -> tuple[str, ...]:
     return tuple(flag for each in flags if (flag := each if each in fields else each.removeprefix("no_")) in fields)
 
 
-def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """The settings of a run, by name."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
-
-
-def run(options: Options | ReportOptions) -> Result:
+def run(options: Options | ReportOptions) -> Result | None:
     """Run the stages in order, and hand back where the last checkpoint is and what was last measured."""
     if isinstance(options, ReportOptions):
         return run_report(options)
@@ -155,8 +150,8 @@ def demonstrate(directory: Path, wanted: Demonstrations, simulators: int) -> Non
 def described(recipe: str, stages: Sequence[Stage]) -> Result:
     """The settings of each stage, checked, and what it needs."""
     from openvla.train.data import members
-    from openvla.train.recipe import needs
     from openvla.train.setup import check
+    from openvla.train.stage import needs
 
     rows: list[dict[str, Any]] = []
     for stage in stages:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from openvla.cli.output import Result
-from openvla.cli.parsing import parse
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,6 @@ class ReportOptions:
     """The page to write; report.html in the first of the directories where omitted."""
     json: bool = False
     """Print one JSON object and nothing else."""
-
-
-def parse_report(prog: str, arguments: Sequence[str]) -> ReportOptions | None:
-    """The options of a line with --report; None after help was printed. Raises UsageError for a wrong line."""
-    return parse(ReportOptions, prog, arguments)
 
 
 def run_report(options: ReportOptions) -> Result:

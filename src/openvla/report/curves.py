@@ -77,7 +77,9 @@ def nice_ticks(low: float, high: float) -> list[float]:
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    room = 0.05 * max(abs(low), abs(high)) or 1.0
+    if low == high == 0:
+        return 0.0, 1.0  # what is nothing so far, such as an F1, is never below
+    room = 0.05 * max(abs(low), abs(high))
     return (low, high) if high - low > 1e-6 * max(abs(low), abs(high)) else (low - room, high + room)
 
 

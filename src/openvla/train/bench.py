@@ -29,18 +29,15 @@ from openvla.errors import UsageError
 from openvla.model.checkpoint import Checkpoint
 from openvla.model.presets import Preset
 from openvla.model.prismatic import OpenVLA
-from openvla.spec import ActionSpec
 from openvla.train.census import census
 from openvla.train.config import TrainConfig
 from openvla.train.loop import Run, arrange
 from openvla.train.memory import Load
 from openvla.train.plan import training_flops
+from openvla.train.scores import Origin
 from openvla.train.setup import check, pick_precision
 from openvla.train.signals import Termination
 from openvla.train.world import connect
-
-ACTION = ActionSpec(tuple("xyzabcg"), ("1",) * 7, np.full(7, -np.inf), np.full(7, np.inf), 0.0)
-"""Seven dimensions, as published; what they mean does not matter here."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Measured:
 def bench_training(preset: Preset, config: TrainConfig, load: Load, steps: int = 3, warmup: int = 2) -> Measured:
     """Train for a few steps in this process; `load` says how many ids an example has, and how many of them labels.
 
-    config: the run; of its data and output nothing is read or written. Labels must be 8 per example, or a multiple.
+    config: the run; of its data and output nothing is read or written.
     Raises UsageError for settings that no run can have.
     """
     check(config)
@@ -70,10 +67,11 @@ def bench_training(preset: Preset, config: TrainConfig, load: Load, steps: int =
         precision = pick_precision(config.precision, world.device)
         checkpoint = Checkpoint(random_model(preset, world.device), _codec(preset), {})
         module = arrange(checkpoint, config, world, precision)
-        run = Run(config, world, checkpoint, "", module, precision, Termination())
+        run = Run(config, world, checkpoint, "", module, precision, [Origin("data", None)], Termination())
+        batch = _batch(preset, load, config.batch_size // world.size)
 
         def step() -> None:
-            run.train_step(_batch(preset, load, config.batch_size // world.size))
+            run.train_step(batch)
 
         for _ in range(warmup):
             step()
@@ -105,7 +103,7 @@ def random_model(preset: Preset, device: torch.device) -> OpenVLA:
 def _codec(preset: Preset) -> Codec:
     sizes = [encoder.image_size for encoder in preset.model.encoders]
     images = images_of(preset.timm_ids, sizes, "resize-naive", "the preset")
-    return Codec(ActionTokenizer(preset.pad_token), images, action=ACTION, pad_token_id=preset.pad_token)
+    return Codec(ActionTokenizer(preset.pad_token), images, pad_token_id=preset.pad_token)
 
 
 def _batch(preset: Preset, load: Load, examples: int) -> dict[str, Tensor]:
@@ -124,7 +122,7 @@ def _batch(preset: Preset, load: Load, examples: int) -> dict[str, Tensor]:
 
 def _seconds(step: Callable[[], None]) -> float:
     start = time.perf_counter()
-    step()  # ends by reading the loss, so nothing is left to do on the device but the optimiser's step
+    step()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start

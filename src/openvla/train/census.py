@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from openvla.errors import lookup
 from openvla.model.prismatic import ModelConfig, OpenVLA
 from openvla.nn.meta import on_meta
-from openvla.train.methods import ADAPTERS, PARTS, adapted_layers, adapter_size, check_rank, mark
+from openvla.train.methods import ADAPTERS, adapted_layers, adapter_size, check_rank, mark
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,6 @@ class Census:
 
 def census(config: ModelConfig, method: str, rank: int) -> Census:
     """Count. Raises UsageError for an unknown method and, where it has adapters, for a rank below 1."""
-    lookup(method, dict.fromkeys([*PARTS, *ADAPTERS]), "method")
     with on_meta():
         model = OpenVLA(_shortened(config))
     mark(model, method)

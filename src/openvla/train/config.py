@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -106,3 +106,8 @@ class TrainConfig:
     """Continue from the newest checkpoint of `output`."""
     force: bool = False
     """Resume with other settings than the run began with."""
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """The settings of a run, by name, without what options of a command add."""
+    return {field.name: getattr(config, field.name) for field in fields(TrainConfig)}

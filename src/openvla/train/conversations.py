@@ -15,7 +15,6 @@ from openvla.data.bad import BadData
 from openvla.data.llava import Llava, find_llava
 from openvla.data.loading.batches import Batches
 from openvla.data.loading.image_text import ImageText
-from openvla.errors import UsageError
 from openvla.train.config import TrainConfig
 
 
@@ -25,10 +24,10 @@ def check_conversations(config: TrainConfig) -> None:
         find_llava(config.image_text)
 
 
-def open_conversations(config: TrainConfig, bad: BadData) -> ImageText:
-    """The conversations that the run trains on. Raises DataError for a file that is no such JSON."""
+def open_conversations(config: TrainConfig, bad: BadData) -> ImageText | None:
+    """The conversations that the run trains on, if any. Raises DataError for a file that is no such JSON."""
     if config.image_text is None:
-        raise UsageError("the run has no image_text; name the file with the conversations")
+        return None
     llava = Llava(config.image_text, config.image_text_images, config.captions, bad)
     return ImageText(llava, config.hold_out, config.captions, config.image_text_tokens)
 

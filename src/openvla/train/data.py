@@ -92,8 +92,9 @@ def load_batches(config: TrainConfig, codec: Codec, rank: int = 0, world: int = 
         training.append(Frames(index, train, statistics, codec.chunk, record=record, pixels=pixels))
         validation.append(Frames(index, held_out, statistics, codec.chunk, record=record))
     weights = shares = _weights(found, codec)
-    if config.image_text is not None:
-        training.append(open_conversations(config, bad))
+    talk = open_conversations(config, bad)
+    if talk is not None:
+        training.append(talk)
         weights = mixed(weights, config.image_text_ratio)
     return (
         Batches(training, codec, config.batch_size, config.seed, weights=weights, bad=bad, rank=rank, world=world),
@@ -111,9 +112,9 @@ def _pixels(config: TrainConfig, codec: Codec) -> Pixels | None:
 
 
 def _weights(found: Sequence[Member], codec: Codec) -> list[float]:
-    lengths = {name: held.num_transitions for name, held in codec.statistics.items()}
     if len(found) <= 1:
         return [1.0] * len(found)
+    lengths = {name: held.num_transitions for name, held in codec.statistics.items()}
     return sampling_weights([member.entry for member in found], lengths).tolist()
 
 

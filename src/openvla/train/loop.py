@@ -27,11 +27,11 @@ from openvla.data.loading.loader import load
 from openvla.errors import StoppedError, TrainingError
 from openvla.model.checkpoint import Checkpoint
 from openvla.model.fingerprint import sample_hash
+from openvla.train.agreement import check_agreement
 from openvla.train.census import census
 from openvla.train.config import TrainConfig
 from openvla.train.conversations import check_conversations, held_out_conversations
 from openvla.train.data import held_out_batches, load_batches, with_crop, with_statistics
-from openvla.train.doctor import check_agreement
 from openvla.train.export import export
 from openvla.train.live import Live
 from openvla.train.methods import ADAPTERS, count_parameters, prepare
@@ -40,7 +40,7 @@ from openvla.train.optim import learning_rate, make_optimizer
 from openvla.train.parallel import average_gradients, check_shares, compile_layers, recompute, release, spread, whole
 from openvla.train.pixels import normalized
 from openvla.train.plan import training_flops
-from openvla.train.reports import Reports
+from openvla.train.readback import Readback
 from openvla.train.run_file import begin, check_output, plain
 from openvla.train.saver import Saver, step_directory
 from openvla.train.scores import COUNT, LOSS, Origin, Scorer, origins
@@ -84,7 +84,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
         if config.doctor:
             world.on_first(lambda: check_agreement(training, codec, config.augment))
         world.on_first(lambda: begin(config))
-        run = Run(config, world, checkpoint, base, module, precision, asked)
+        run = Run(config, world, checkpoint, base, module, precision, origins(training), asked)
         live = Live(config.steps, run.step, quiet or not world.first)
         return run.run(training, [each for each in (validation, heard) if each is not None], live)
 
@@ -114,6 +114,7 @@ class Run:
         base: str,
         module: nn.Module,
         precision: torch.dtype,
+        sources: Sequence[Origin],
         asked: Termination,
     ) -> None:
         self.config, self.world, self.asked = config, world, asked
@@ -122,28 +123,27 @@ class Run:
         self.trainable = list(named.values())
         self.optimizer = make_optimizer(self.trainable, config)
         self.state = Trained(config, world, base, self.codec, module, named, self.optimizer)
-        self.step, self.unlogged = self.state.restore() if config.resume else (0, {})
+        self.step, unlogged = self.state.restore() if config.resume else (0, {})
         self.saver = Saver(world, config.output, config.keep)
-        sinks = check_sinks(config.sinks)
-        self.log = MetricLog(sinks, config.output, self.step, plain(config)) if world.first else None
+        self.log: MetricLog | None = None
+        world.on_first(self.open_log)
         self.metrics: dict[str, float] = {}
-        self.reports = Reports(world.device)
+        self.reports = Readback(world.device)
         self.requested = self.failed = False  # in any process, as far as reports tell
-        self.scorer = Scorer([Origin("data", None)], self.codec, world.device)  # until `run` knows the data
-        self.window = self.new_window()
+        self.scorer = Scorer(sources, self.codec, world.device)
+        counted = census(self.model.config, config.method, config.rank)
+        flops = partial(training_flops, self.model.config, counted)
+        self.window = Window(self.scorer, world, flops, matmul_rate(world.device, precision))
+        self.window.restore(unlogged)
 
-    def new_window(self) -> Window:
-        """A window over the steps to come, scored by `scorer`."""
-        counted = census(self.model.config, self.config.method, self.config.rank)
-        rate = matmul_rate(self.world.device, self.precision)
-        return Window(self.scorer, self.world, partial(training_flops, self.model.config, counted), rate)
+    def open_log(self) -> None:
+        """Begin or go on with the metrics; for the first process. Raises TrainingError where a sink cannot start."""
+        config = self.config
+        self.log = MetricLog(check_sinks(config.sinks), config.output, self.step, plain(config))
 
     def run(self, batches: Batches, validation: Sequence[Batches], live: Live) -> TrainResult:
         """Train to the last step, logging, validating and saving on the way."""
         config = self.config
-        self.scorer = Scorer(origins(batches), self.codec, self.world.device)
-        self.window = self.new_window()
-        self.window.restore(self.unlogged)
         total, trainable = count_parameters(self.module)
         self.metrics |= {"parameters/total": total, "parameters/trainable": trainable}
         if self.step == 0:  # a resumed run has that line
@@ -271,8 +271,7 @@ class Run:
     def record(self, values: dict[str, float]) -> None:
         """Log `values` and remember them as the latest."""
         self.metrics.update(values)
-        if self.log is not None:
-            self.log.write(self.step, values)
+        self.world.on_first(lambda: None if self.log is None else self.log.write(self.step, values))
 
     def save_final(self) -> Path:
         """Write output/final from the last saved step, unless an earlier process did."""

@@ -18,7 +18,7 @@ from openvla.errors import UsageError
 from openvla.model.prismatic import ModelConfig
 from openvla.train.activations import FLOAT32
 from openvla.train.census import Census
-from openvla.train.stages import Stage, stages
+from openvla.train.segments import Segment, segments
 
 MARGIN = 0.05
 """Share of all else that the allocator loses to fragments and operations to scratch space."""
@@ -75,7 +75,7 @@ class Memory:
     """Bytes on one device for one step.
 
     gathered: of layers whose slices lie on several devices. logits_per_example: of one float32 tensor of them.
-    stages: of the forward pass, in order. accumulate: parts of a step, whose gradients add up.
+    segments: of the forward pass, in order. accumulate: parts of a step, whose gradients add up.
     """
 
     weights: int
@@ -83,13 +83,13 @@ class Memory:
     optimizer: int
     gathered: int
     logits_per_example: int
-    stages: tuple[Stage, ...]
+    segments: tuple[Segment, ...]
     accumulate: int = 1
 
     @property
     def activations_per_example(self) -> int:
         """What is kept, and the most that is computed again at once."""
-        return sum(stage.kept for stage in self.stages) + max(stage.again for stage in self.stages)
+        return sum(each.kept for each in self.segments) + max(each.again for each in self.segments)
 
     def components(self, batch: int) -> dict[str, int]:
         """Bytes by component for `batch` examples a step, and `peak`: the most held at once, with a margin.
@@ -99,7 +99,7 @@ class Memory:
         part = -(-batch // self.accumulate)
         held = max(fixed + part * each for fixed, each in self._moments())
         margin = int(MARGIN * held)
-        casts = sum(stage.casts for stage in self.stages) + max(stage.casts_again for stage in self.stages)
+        casts = sum(each.casts for each in self.segments) + max(each.casts_again for each in self.segments)
         return {
             "weights": self.weights,
             "gradients": self.gradients,
@@ -118,17 +118,17 @@ class Memory:
         return self.accumulate * max(0, fitting)
 
     def _moments(self) -> list[tuple[int, int]]:
-        """(bytes, bytes per example of a part) during the backward pass of each stage, before anything of it is gone.
+        """(bytes, bytes per example of a part) during the backward pass of each segment, before anything of it is gone.
 
         The logits stay to the end, for the metrics. From the second part of a step on all gradients are there.
         """
         found: list[tuple[int, int]] = []
         held, kept, left = self.weights + self.optimizer + self.gathered, 0, self.gradients
-        for stage in self.stages:
-            held, kept = held + stage.casts, kept + stage.kept
+        for segment in self.segments:
+            held, kept = held + segment.casts, kept + segment.kept
             there = self.gradients if self.accumulate > 1 else left
-            found.append((held + stage.casts_again + there, kept + stage.again + self.logits_per_example))
-            left -= stage.gradients
+            found.append((held + segment.casts_again + there, kept + segment.again + self.logits_per_example))
+            left -= segment.gradients
         fixed, each = found[-1]
         found[-1] = fixed, each + (LOGITS - 1) * self.logits_per_example
         return found
@@ -139,8 +139,8 @@ def step_memory(config: ModelConfig, counted: Census, method: str, rank: int, lo
     width = WIDTHS[load.precision]
     sliced = load.world_size > 1 and method != "qlora"
     sharers = (load.shard or load.world_size) if sliced else 1
-    passed = stages(config, counted, rank, width, load.text_tokens, load.checkpointing)
-    gradients = sum(stage.gradients for stage in passed)
+    passed = segments(config, counted, rank, width, load.text_tokens, load.checkpointing)
+    gradients = sum(segment.gradients for segment in passed)
     if sliced:  # layers are gathered in the type of the forward pass: nothing is left to cast
         passed = [replace(s, gradients=s.gradients // sharers, casts=0, casts_again=0) for s in passed]
     return Memory(
@@ -149,7 +149,7 @@ def step_memory(config: ModelConfig, counted: Census, method: str, rank: int, lo
         optimizer=2 * gradients // sharers,
         gathered=_gathered(config, counted, width) if sliced else 0,
         logits_per_example=FLOAT32 * load.supervised * config.decoder.vocab_size,
-        stages=tuple(passed),
+        segments=tuple(passed),
         accumulate=load.accumulate,
     )
 

@@ -8,7 +8,6 @@ the projector alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -137,10 +136,3 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     """(all, trainable) numbers of parameters."""
     sizes = [(parameter_size(parameter), parameter.requires_grad) for parameter in module.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
-
-
-def merge(module: nn.Module) -> None:
-    """Fold adapters, if `module` has any, into the weights they sit beside, and remove them."""
-    unload: Any = getattr(module, "merge_and_unload", None)
-    if unload is not None:
-        unload()

@@ -33,8 +33,8 @@ def check_shares(world: World, batch_size: int, accumulate: int, shard: int) -> 
     """Raise UsageError where batch or copies of the model cannot be shared out evenly."""
     if batch_size % (world.size * accumulate):
         raise UsageError(
-            f"batch_size is {batch_size}, which {world.size} processes of {accumulate} micro-batches each cannot share "
-            f"evenly; make it a multiple of {world.size * accumulate}"
+            f"batch_size is {batch_size}, which cannot be shared evenly (processes: {world.size}, micro-batches of "
+            f"each: {accumulate}); make it a multiple of {world.size * accumulate}"
         )
     if shard < 0 or (shard and world.size % shard):
         raise UsageError(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from openvla.model.registry import VLAS
 from openvla.train.config import TrainConfig
-from openvla.train.recipe import Cards, Stage
+from openvla.train.stage import Cards, Stage
 
 PER_CARD = 32
 VLM_REPOSITORY = "TRI-ML/prismatic-vlms"

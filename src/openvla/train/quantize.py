@@ -7,6 +7,7 @@ Source: Dettmers et al. 2023 (QLoRA), section 3.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,9 @@ from torch import nn
 
 from openvla.errors import require
 from openvla.model.prismatic import OpenVLA
+
+# peft imports bitsandbytes for LoRA as well, which on some CPUs then asks for a package to make four bits faster
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def quantize_decoder(model: OpenVLA, double: bool, compute: torch.dtype) -> None:

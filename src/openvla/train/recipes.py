@@ -11,9 +11,7 @@ from pathlib import Path
 
 from openvla.train import pretraining, vlm
 from openvla.train.config import TrainConfig
-from openvla.train.recipe import Cards, Demonstrations, Recipe, Stage
-
-__all__ = ["RECIPES", "Demonstrations", "Stage"]
+from openvla.train.stage import Cards, Demonstrations, Recipe, Stage
 
 OPENVLA = "openvla/openvla-7b"
 

@@ -117,8 +117,17 @@ def _last(runs: Mapping[str, Mapping[str, Points]], names: Sequence[str]) -> lis
     rows: list[list[str]] = []
     for name in names:
         ends = [metrics[name][-1][1] if name in metrics else None for metrics in runs.values()]
-        rows.append([name, *("-" if end is None else f"{end:.6g}" for end in ends)])
+        rows.append([name, *("-" if end is None else shown(end, 6) for end in ends)])
     return rows
+
+
+def shown(value: float, digits: int) -> str:
+    """A measured value with `digits` digits; a large count (parameters, bytes) with all.
+
+    >>> shown(6925440, 4), shown(0.123456, 4), shown(float("nan"), 4)
+    ('6,925,440', '0.1235', 'nan')
+    """
+    return f"{value:,.0f}" if abs(value) >= 10_000 and float(value).is_integer() else f"{value:.{digits}g}"
 
 
 def _plain(name: str) -> str:

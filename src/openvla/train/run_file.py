@@ -44,7 +44,9 @@ def check_output(config: TrainConfig) -> None:
     it is forced and its tensors stay the same.
     """
     if not config.resume:
-        if config.output.exists() and not (config.output.is_dir() and not any(config.output.iterdir())):
+        if config.output.exists() and not config.output.is_dir():
+            raise TrainingError(f"{config.output} is a file; choose a directory as the output")
+        if config.output.is_dir() and any(config.output.iterdir()):
             raise TrainingError(
                 f"{config.output} is not empty; resume that run with --resume, or choose another output"
             )

@@ -26,6 +26,8 @@ from openvla.files import publish
 from openvla.train.world import World
 
 STATE = "state"
+FULL_BYTES = 1 << 20
+"""A disk with less room than this is full: a checkpoint writes more at a time."""
 
 
 def saved_steps(output: Path) -> list[tuple[int, Path]]:
@@ -79,7 +81,15 @@ class Saver:
         return self._pending is not None and self._pending[1].done() and self._pending[1].exception() is not None
 
     def wait(self) -> None:
-        """Return when the checkpoint being written is on disk. Raises TrainingError where it could not be written."""
+        """Return when the checkpoint being written is on disk. Every process must ask.
+
+        Raises TrainingError, in every process, where the first could not write it.
+        """
+        if self._pending is not None:
+            self._world.on_first(self._settle)
+            self._settle()
+
+    def _settle(self) -> None:
         if self._pending is None:
             return
         target, future = self._pending
@@ -119,11 +129,16 @@ def _cleared(target: Path, place: Path) -> bool:
 
 def _refused(target: Path, place: Path, error: BaseException) -> TrainingError:
     """The sentence for a checkpoint that could not be written, whose remains are removed."""
+    why = "the disk is full" if _full(place) else reason(error)
     shutil.rmtree(place, ignore_errors=True)
     return TrainingError(
-        f"cannot write {target}: {reason(error)}; the checkpoints before it are whole: free some space and continue "
-        "with --resume"
+        f"cannot write {target}: {why}; the checkpoints before it are whole: free some space and continue with --resume"
     )
+
+
+def _full(place: Path) -> bool:
+    """Whether what was written to `place` has used up its disk; of that, torch's writer tells only a wrong position."""
+    return place.is_dir() and shutil.disk_usage(place).free < FULL_BYTES
 
 
 def reason(error: BaseException) -> str:

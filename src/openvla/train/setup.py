@@ -5,6 +5,8 @@ Nothing is written here, so a run that cannot start leaves nothing behind.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from openvla.errors import UsageError, lookup
@@ -36,9 +38,9 @@ def check(config: TrainConfig) -> None:
             raise UsageError(f"{name} is {getattr(config, name)}; give a whole number from 1")
     check_sinks(config.sinks)
     for name in ("seed", "weight_decay"):
-        if getattr(config, name) < 0:
+        if not 0 <= getattr(config, name) < math.inf:
             raise UsageError(f"{name} is {getattr(config, name)}; give 0 or more")
-    if not (config.learning_rate > 0 and config.gradient_clip > 0):
+    if not (0 < config.learning_rate < math.inf and config.gradient_clip > 0):
         raise UsageError(
             f"learning_rate is {config.learning_rate} and gradient_clip {config.gradient_clip}; both must be above 0"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from openvla.train.config import TrainConfig
 from openvla.train.pretraining import a100
-from openvla.train.recipe import Stage
+from openvla.train.stage import Stage
 
 BASE = "prism-dinosiglip-224px+7b"
 ALIGN_EXAMPLES, FINETUNE_EXAMPLES = 558_128, 665_298

@@ -82,10 +82,6 @@ class World:
         self.on_first(lambda: mine.append(make()))
         return mine[0] if self.first else make()
 
-    def barrier(self) -> None:
-        """Wait for every process."""
-        self.gather(None)
-
 
 @contextmanager
 def connect(device: str, settings: Mapping[str, Any], timeout_s: float) -> Generator[World]:

@@ -1,4 +1,4 @@
-"""What a recipe is: the stages of a run, what to record for them, the cards they were made for, and what they need."""
+"""A stage of a recipe: a run, what to record for it, the cards it was made for, and what it needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvla.errors import UsageError
+from openvla.errors import UsageError, lookup
 from openvla.train.config import TrainConfig
 
 
@@ -63,7 +63,6 @@ def needs(stage: Stage) -> dict[str, Any]:
     Conversations are taken to be as long as they may be, which memory must hold; the hours are then the most.
     Raises UsageError for a stage whose model's sizes are not known, and a batch that the cards cannot share.
     """
-    from openvla.errors import lookup
     from openvla.model.presets import PRESETS  # brings torch
     from openvla.train.memory import Load
     from openvla.train.plan import Hardware, plan

@@ -11,9 +11,9 @@ import pytest
 from openvla.codec.codec import Codec
 from openvla.codec.prompt import Prompt
 from openvla.errors import TrainingError
+from openvla.train.agreement import check_agreement
 from openvla.train.config import TrainConfig
 from openvla.train.data import load_batches, with_statistics
-from openvla.train.doctor import check_agreement
 from openvla.train.loop import train
 from openvla.train.setup import starting_point
 

@@ -10,12 +10,12 @@ from openvla.errors import TrainingError
 from openvla.train import loop
 from openvla.train.config import TrainConfig
 from openvla.train.loop import train
-from openvla.train.reports import Reports
+from openvla.train.readback import Readback
 
 Make = Callable[..., TrainConfig]
 
 
-class Late(Reports):
+class Late(Readback):
     """As on a GPU: every report is read a step late."""
 
     def __init__(self, device: torch.device) -> None:
@@ -24,7 +24,7 @@ class Late(Reports):
 
 
 def test_on_a_cpu_a_report_is_read_at_once() -> None:
-    reports, numbers = Reports(torch.device("cpu")), torch.ones(3)
+    reports, numbers = Readback(torch.device("cpu")), torch.ones(3)
     assert reports.put(4, numbers) == [(4, numbers)]
     assert reports.rest() == []
 
@@ -47,15 +47,15 @@ def test_a_step_that_must_not_happen_stops_all_later_ones() -> None:
 
 def test_reports_that_are_read_late_change_nothing_else(config: Make, tmp_path: Path, monkeypatch) -> None:
     at_once = train(config(output=tmp_path / "a", log_every=4)).metrics
-    monkeypatch.setattr(loop, "Reports", Late)
+    monkeypatch.setattr(loop, "Readback", Late)
     late = train(config(output=tmp_path / "b", log_every=4)).metrics
     assert {n: v for n, v in late.items() if "perf" not in n} == {n: v for n, v in at_once.items() if "perf" not in n}
 
 
-@pytest.mark.parametrize("reports", [Reports, Late])
+@pytest.mark.parametrize("reports", [Readback, Late])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_gradient_that_is_not_finite_changes_no_weight_whenever_it_is_read(
-    config: Make, monkeypatch: pytest.MonkeyPatch, reports: type[Reports], accumulate: int
+    config: Make, monkeypatch: pytest.MonkeyPatch, reports: type[Readback], accumulate: int
 ) -> None:
     original, seen = loop.Run.accumulate, {}
 
@@ -67,7 +67,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_whenever_it_is_read(
             run.trainable[0].grad[0] = float("inf")
         return found
 
-    monkeypatch.setattr(loop, "Reports", reports)
+    monkeypatch.setattr(loop, "Readback", reports)
     monkeypatch.setattr(loop.Run, "accumulate", poisoned)
     with pytest.raises(
         TrainingError, match=r"^step 3: the loss is [\d.]+ and its gradient norm (inf|nan); no .* 'metaworld' \(loss"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Reports:
+class Readback:
     """Vectors of numbers, one a step, first in, first out."""
 
     def __init__(self, device: torch.device) -> None:
