@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import Tensor
 
-from openvla.nn.cpu_kernels import INT8_ROWS, UNPACK_ROWS, UNPACKED_TILES, per_token_int8, unpacked
+from openvla.nn.cpu_kernels import (
+    INT8_ROWS,
+    UNPACK_ROWS,
+    UNPACKED_TILES,
+    arranged_8_bits,
+    eight_bits,
+    per_token_int8,
+    unpacked,
+)
 from openvla.nn.nibbles import TILE, deinterleave
 from openvla.nn.quantized import Int4Linear, Int8Linear, QuantizedLinear
 
@@ -68,3 +78,19 @@ def test_unpacked_weights_are_level_less_eight_times_step_plus_offset() -> None:
 def test_int4_weights_of_many_tiles_are_the_same_for_many_rows_as_for_few() -> None:
     layer, x = Int4Linear.of(random((UNPACKED_TILES + 1) * TILE + 5, 64)), random(UNPACK_ROWS, 64).bfloat16()
     torch.testing.assert_close(layer(x), torch.cat([layer(part) for part in x.split(8)]), rtol=0.02, atol=0.1)
+
+
+def test_one_row_of_eight_bits_is_not_the_slow_case() -> None:
+    """Some sizes had no fast kernel for one row, and took a hundred times as long as for three."""
+
+    def least(rows: int) -> float:
+        x, times = torch.randn(rows, 256, dtype=torch.bfloat16), []
+        for _ in range(9):
+            began = time.perf_counter()
+            eight_bits(x, weight, scale, zeros)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    weight = arranged_8_bits(torch.randint(-127, 128, (1376, 256), dtype=torch.int8))
+    scale, zeros = torch.rand(1376), torch.zeros(1376, dtype=torch.int32)
+    assert least(1) < 20 * least(3)
