@@ -25,7 +25,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared real data and goldens beside the checkout; tests that need it skip without it."""
-    folder = ROOT.parent / "shared"
+    folder = (ROOT.parent / "shared").resolve()
     if not folder.is_dir():
         pytest.skip(f"needs the shared test data, which is not at {folder}")
     return folder
