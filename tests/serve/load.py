@@ -1,5 +1,7 @@
 """A load generator: clients that ask over kept connections at a fixed total rate, whatever the answers.
 
+So that the rate does not fall with the speed of the answers, each has several connections and takes them in turn.
+
 At an infinite rate each asks again when it has its answer, or, after a refusal, when the server says.
 
 Run as a program it is a process of its own, so that it does not share the server's interpreter:
@@ -23,6 +25,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
+
+CONNECTIONS = 8
+"""Of one client at a fixed rate."""
 
 
 @dataclass
@@ -69,7 +74,7 @@ def request_bytes(size: int = 224) -> bytes:
 
 
 async def client(host: str, port: int, start: float, period_s: float, end: float, tally: Tally, data: bytes) -> None:
-    """One robot: asks every `period_s`, one question at a time, and makes up for those it could not ask in time."""
+    """One connection: asks every `period_s`, one question at a time, and makes up for what it could not ask in time."""
     loop = asyncio.get_running_loop()
     due = start
     while max(due, loop.time()) < end:
@@ -119,11 +124,12 @@ async def generate(url: str, clients: int, rate_hz: float, seconds: float) -> Ta
     assert parts.hostname
     assert parts.port
     tally, data = Tally(), request_bytes()
-    period_s = clients / rate_hz
+    connections = clients if rate_hz == float("inf") else clients * CONNECTIONS
+    period_s = connections / rate_hz
     begin = asyncio.get_running_loop().time() + 0.1
     async with asyncio.TaskGroup() as group:
-        for n in range(clients):
-            start = begin + period_s * n / clients
+        for n in range(connections):
+            start = begin + period_s * n / connections
             group.create_task(client(parts.hostname, parts.port, start, period_s, begin + seconds, tally, data))
     return tally
 

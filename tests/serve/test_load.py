@@ -74,8 +74,8 @@ def test_the_shipped_policy_holds_the_bar_under_load(tmp_path: Path) -> None:
     server = subprocess.Popen(
         [*command, "--port", "0", "--audit", str(tmp_path / "audit")], stderr=subprocess.PIPE, text=True
     )
+    assert server.stderr
     try:
-        assert server.stderr
         url = next(line for line in server.stderr if " at http://" in line).rpartition(" at ")[2].strip()
         deadline_s = ready(url)
         before = resident_bytes(server.pid)
@@ -91,7 +91,7 @@ def test_the_shipped_policy_holds_the_bar_under_load(tmp_path: Path) -> None:
         assert alone["overhead_ms"]["p50"] < 3
         assert grown < 0.05
         assert found["late"] <= 0.001 * found["answered"]
-        assert full["answered_hz"] > 2.7 * alone["answered_hz"]  # measured: 3.3; the rest is for a busy machine
+        assert full["answered_hz"] > 2.7 * alone["answered_hz"]  # measured: 3.6; the rest is for a busy machine
         began = time.monotonic()
         server.send_signal(signal.SIGTERM)
         assert server.wait(Settings().drain_s) == 0
@@ -99,6 +99,7 @@ def test_the_shipped_policy_holds_the_bar_under_load(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+        server.stderr.close()
 
 
 def ready(url: str) -> float:
