@@ -50,16 +50,16 @@ class Setting:
     data: str
     dataset: str
     checkpoint: str
-    split: str = "train"
-    size: int = 224
-    mode: str = "exact"
-    augmented: bool = False
-    frames: int = 500
-    batch_size: int = 32
-    workers: int = 1
-    processes: bool = False
-    samples_per_s: float = 100.0
-    soak: int = 0
+    split: str
+    size: int
+    mode: str
+    augmented: bool
+    frames: int
+    batch_size: int
+    workers: int
+    processes: bool
+    samples_per_s: float
+    soak: int
 
 
 def open_batches(setting: Setting) -> Batches:
