@@ -14,6 +14,14 @@ from typing import BinaryIO
 from openvla.errors import OpenVLAError
 
 
+def cache_home() -> Path:
+    """Where indexes and other things that can be made again are kept: $OPENVLA_CACHE, or in the XDG cache directory."""
+    own = os.environ.get("OPENVLA_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openvla"
+
+
 @contextlib.contextmanager
 def new_directory(target: Path, error: type[OpenVLAError]) -> Generator[Path]:
     """A temporary directory beside `target`; it becomes `target` on success and vanishes on any exception.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from openvla.nn.attention import rotary_angles, rotate
 from openvla.nn.decoder_layers import RMSNorm
-from openvla.nn.nibbles import by_tile, deinterleave
+from openvla.nn.nibbles import ROWS, by_tile, deinterleave
 from openvla.nn.quantized import PRECISIONS, Fp8Linear, Int4Linear, Int8Linear, QuantizedLinear
 
 if not torch.cuda.is_available():
@@ -41,7 +41,7 @@ def layer_of(kind: type[QuantizedLinear] | None, weight: Tensor) -> nn.Module:
     for name, tensor in {**kind.encode(weight), "bias": None}.items():
         quantized.register_buffer(name, tensor)
     if isinstance(quantized, Int4Linear):
-        quantized.order_by_row()
+        quantized.reorder(ROWS)
     return quantized
 
 

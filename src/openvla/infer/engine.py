@@ -29,8 +29,8 @@ from openvla.codec.batch import pad
 from openvla.errors import InputError
 from openvla.infer.cache import StaticCache
 from openvla.infer.clock import Clock
-from openvla.infer.gpu_decoder import accelerated
-from openvla.infer.gpu_vision import accelerated_vision
+from openvla.infer.fused_decoder import accelerated
+from openvla.infer.fused_vision import accelerated_vision
 from openvla.infer.graph import Graphed
 from openvla.infer.speculation import Guess
 from openvla.model.prismatic import OpenVLA

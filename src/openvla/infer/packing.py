@@ -21,9 +21,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from openvla.model.prismatic import OpenVLA
+from openvla.nn import amx
 from openvla.nn.attention import KVCache, attention, rotate
 from openvla.nn.decoder_layers import MixedHeads, RMSNorm, Rotary, SwiGLU
-from openvla.nn.quantized import QuantizedLinear, gpu_kernels, random_bytes
+from openvla.nn.kernels import fused_kernels
+from openvla.nn.quantized import QuantizedLinear, random_bytes
 
 Maker = Callable[[Tensor, Tensor | None], nn.Module]
 """Weight (N, K) and bias to a layer."""
@@ -55,8 +57,8 @@ class FusedAttention(nn.Module):
         """Values mixed by attention, heads side by side, of queries, keys and values side by side."""
         turning = sum(self.heads[:2])
         heads = fused.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        if fused.is_cuda and self.rotate is rotate:
-            turned = gpu_kernels().rotate(fused, *rotary, turning)
+        if self.rotate is rotate and (kernels := fused_kernels(fused)):
+            turned = kernels.rotate(fused, *rotary, turning)
         else:
             turned = self.rotate(heads[:, :turning], *rotary)
         query, key = turned.split(self.heads[:2], dim=1)
@@ -75,8 +77,8 @@ class FusedSwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N C"]:
         both = self.gate_up(x)
-        if both.is_cuda:
-            return self.down(gpu_kernels().swiglu(both))
+        if kernels := fused_kernels(both):
+            return self.down(kernels.swiglu(both))
         gate, up = both.chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
@@ -89,7 +91,8 @@ class FusedNorm(RMSNorm):
         self.eps, self.weight = plain.eps, plain.weight
 
     def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N C"]:
-        return gpu_kernels().rms_norm(x, self.weight, self.eps)[1] if x.is_cuda else super().forward(x)
+        kernels = fused_kernels(x)
+        return kernels.rms_norm(x, self.weight, self.eps)[1] if kernels else super().forward(x)
 
 
 @torch.no_grad()
@@ -118,7 +121,14 @@ def pack(
     packed = rearrange(model if consume else _shared_copy(model), make)
     for module, name, parameter in plain_parameters(packed):
         setattr(module, name, nn.Parameter(placed(parameter, device, dtype), requires_grad=False))
+    accelerate(packed)
     return packed
+
+
+def accelerate(model: OpenVLA) -> None:
+    """Give what is not quantised to the fastest kernels of this machine."""
+    if amx.available():
+        amx.with_amx(model)
 
 
 def rearrange(model: OpenVLA, make: Maker) -> OpenVLA:
@@ -198,7 +208,12 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The values where and how they are wanted; a `meta` tensor becomes random numbers of deviation 0.02."""
-    if not tensor.is_meta:
-        return tensor.detach().to(device=device, dtype=dtype)
-    with device:
-        return random_bytes(tensor.shape).to(dtype).sub_(127.5).mul_(0.02 / 74)
+    if tensor.is_meta:
+        with device:
+            found = random_bytes(tensor.shape).to(dtype).sub_(127.5).mul_(0.02 / 74)
+    else:
+        found = tensor.detach().to(device=device, dtype=dtype)
+    if device.type == "cpu" and dtype == torch.bfloat16 and amx.available():
+        found = amx.on_large_pages(found)
+        release(tensor)
+    return found

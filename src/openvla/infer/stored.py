@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from openvla.codec.codec import Codec
 from openvla.errors import CheckpointError, lookup
 from openvla.files import new_directory, write_text
-from openvla.infer.packing import placed, plain_parameters, rearrange
+from openvla.infer.packing import accelerate, placed, plain_parameters, rearrange
 from openvla.model.checkpoint import Checkpoint
 from openvla.model.lazy import LazyTensor, MadeTensor
 from openvla.model.locate import CONFIG
@@ -69,6 +69,7 @@ def load_stored(directory: Path, config: dict[str, Any], device: torch.device, d
     if tensors:
         name = next(iter(tensors))
         raise CheckpointError(f"{directory} holds the tensor {name!r} that its config.json has no place for")
+    accelerate(model)
     return Checkpoint(model, Codec.load(directory), config)
 
 

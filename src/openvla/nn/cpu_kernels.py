@@ -1,4 +1,4 @@
-"""Products with weights in 8 or 4 bits on a CPU, by the kernels that come with torch.
+"""Products with weights in 8 or 4 bits on a CPU: ours where the processor has AMX, else those that come with torch.
 
 One row is bound by reading the weights, an image and its prompt (280 rows) by multiplying: what helps the one does
 nothing for the other, so both are named where they differ. Weights are brought into the kernels' own order once.
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
+from openvla.nn import amx
 from openvla.nn.nibbles import TILE
 
 INT8_ROWS = 256
@@ -25,8 +26,12 @@ UNPACKED_TILES = 8
 
 
 def arranged_8_bits(weight: Int8[Tensor, "N K"]) -> Tensor:
-    """The weight in the order of `eight_bits`."""
-    return torch.ops.onednn.qlinear_prepack(weight, [1, weight.shape[1]])
+    """The weight in the order of `eight_bits`; oneDNN has one of its own."""
+    return (
+        amx.on_large_pages(weight)
+        if amx.available()
+        else torch.ops.onednn.qlinear_prepack(weight, [1, weight.shape[1]])
+    )
 
 
 def eight_bits(
@@ -36,7 +41,9 @@ def eight_bits(
 
     zeros: int32 (N,), what the kernel wants for weights without offsets.
     """
-    x = x.float() if x.dtype == torch.float16 else x  # the kernel answers in float32 or bfloat16
+    x = x.float() if x.dtype == torch.float16 else x  # the kernels answer in float32 or bfloat16
+    if not weight.is_mkldnn:
+        return amx.eight_bits(x, weight, scale)
     levels, step = per_token_int8(x)
     y = x.new_empty(len(x), len(scale))
     for part, factor, target in zip(levels.split(INT8_ROWS), step.split(INT8_ROWS), y.split(INT8_ROWS), strict=True):

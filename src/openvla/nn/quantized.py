@@ -18,7 +18,6 @@ ATen/native/cpu/int4mm_kernel.cpp, weight_to_int4pack_kernel (the tiles of 64 ro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +25,9 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from openvla.errors import UsageError
-from openvla.nn import cpu_kernels
-from openvla.nn.nibbles import TILE, by_row, by_tile, deinterleave, interleave
+from openvla.nn import amx, cpu_kernels
+from openvla.nn.kernels import gpu_kernels
+from openvla.nn.nibbles import BLOCKS, ROWS, TILE, Order, deinterleave, interleave
 
 GROUP = 64
 """Weights of a row that share scale and offset in int4."""
@@ -84,7 +84,7 @@ class QuantizedLinear(nn.Module):
 
 
 class Int8Linear(QuantizedLinear):
-    """Eight bits a weight. On the CPU the kernel has its own order of the weights, which replaces the portable one."""
+    """Eight bits a weight. On a CPU the kernel may have an order of its own, which replaces the portable one."""
 
     bits = 8
     weight: Tensor
@@ -109,7 +109,7 @@ class Int8Linear(QuantizedLinear):
         return {**super().portable(), "weight": plain}
 
     def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
-        if self.weight.is_mkldnn:
+        if self.weight.device.type == "cpu":
             return cpu_kernels.eight_bits(x, self.weight, self.scale, self._zeros)
         gpu = gpu_kernels()
         if len(x) <= gpu.ROWS:
@@ -125,12 +125,13 @@ class Int4Linear(QuantizedLinear):
 
     Two rows of a tile of 64, d and d + 32, share a byte, and columns follow each other (R / 64, L, 32): the order of
     the AVX-512 kernel, so that a saved file can be mapped and used as it is. Rows and columns are filled up with zeros.
-    On a GPU each row lies together (`by_row`), and so do its steps (R, G, 2).
+    GPUs and processors with AMX have orders of their own (`nibbles`).
     """
 
     bits = 4 + 32 / GROUP
     levels: Tensor
     steps: Tensor
+    _order: Order | None = None
 
     @staticmethod
     def encode(weight: Float[Tensor, "N K"]) -> dict[str, Tensor]:
@@ -148,21 +149,25 @@ class Int4Linear(QuantizedLinear):
         return {"levels": interleave(levels.to(torch.uint8).flatten(1)), "steps": steps}
 
     def settle(self) -> None:
-        if self.levels.device.type == "cpu":
+        if self.levels.is_cuda:
+            self.reorder(ROWS)
+        elif amx.available():
+            self.reorder(BLOCKS)
+            self.levels, self.steps = amx.on_large_pages(self.levels), amx.on_large_pages(self.steps)
+        else:
             ours = _native_order_is_ours()
             self._packed = self.levels if ours else cpu_kernels.arranged_4_bits(deinterleave(self.levels))
-        else:
-            self.order_by_row()
 
-    def order_by_row(self) -> None:
-        """From the portable order to that of the GPU's kernels."""
-        self.levels, self.steps = by_row(self.levels), self.steps.transpose(0, 1).contiguous()
+    def reorder(self, order: Order) -> None:
+        """From the portable order to that of a kernel."""
+        self._order = order
+        self.levels, self.steps = order.levels(self.levels), order.steps(self.steps)
 
     def portable(self) -> dict[str, Tensor]:
-        if self.levels.device.type == "cpu":
-            return super().portable()
-        order = {"levels": by_tile(self.levels), "steps": self.steps.transpose(0, 1).contiguous()}
-        return {**super().portable(), **order}
+        found = super().portable()
+        if self._order is not None:
+            found |= {"levels": self._order.tile_levels(self.levels), "steps": self._order.tile_steps(self.steps)}
+        return found
 
     def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
         padded = widened(x, self.levels.shape[1] * 2).bfloat16()
@@ -174,6 +179,8 @@ class Int4Linear(QuantizedLinear):
                 if few
                 else F.linear(padded, gpu.unpack(self.levels, self.steps))
             )
+        elif self._order is BLOCKS:
+            y = amx.four_bits(padded, self.levels, self.steps)
         else:
             y = cpu_kernels.four_bits(padded, self._packed, self.levels, self.steps)
         return y[:, : self.rows]
@@ -244,17 +251,6 @@ def filled(weight: Shaped[Tensor, "N K"], multiple: int) -> Shaped[Tensor, "R L"
     """With zeros up to multiples in both axes; `weight` itself where it has them."""
     rows, columns = -weight.shape[0] % multiple, -weight.shape[1] % multiple
     return F.pad(weight, (0, columns, 0, rows)) if rows or columns else weight
-
-
-def gpu_kernels() -> Any:
-    """The kernels for NVIDIA GPUs. Raises UsageError without Triton, which comes with torch for CUDA alone."""
-    try:
-        from openvla.nn import gpu_kernels
-    except ImportError as error:
-        raise UsageError(
-            f"a policy on a GPU needs Triton ({error}); install the build of torch for CUDA, or choose device='cpu'"
-        ) from error
-    return gpu_kernels
 
 
 def _native_order_is_ours() -> bool:

@@ -21,7 +21,6 @@ from openvla.data.episode import Episode, build_episode
 from openvla.data.index import build
 from openvla.data.index.find import ensure_index, open_index
 from openvla.data.index.index import Index
-from openvla.data.index.place import cache_home
 from openvla.data.index.statistics import index_statistics
 from openvla.data.registry.find import find_record
 from openvla.data.rlds import read_episodes, write_episodes
@@ -29,6 +28,7 @@ from openvla.data.standardize import standardize
 from openvla.data.statistics import dataset_statistics
 from openvla.data.tfds.tfrecord import read_records
 from openvla.errors import DataError, UsageError
+from openvla.files import cache_home
 
 Flip = Callable[[Path, int], None]
 NAMES = ("index.json", "rows.bin", "words.bin", "episodes.bin", "runs.bin")

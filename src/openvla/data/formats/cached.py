@@ -12,8 +12,8 @@ from pathlib import Path
 
 from openvla.data.conversion.convert import Conversion, convert
 from openvla.data.formats.detect import detect, open_source
-from openvla.data.index.place import cache_home
 from openvla.errors import UsageError
+from openvla.files import cache_home
 
 log = logging.getLogger(__name__)
 

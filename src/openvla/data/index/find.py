@@ -14,11 +14,12 @@ from openvla.data.bad import BadData
 from openvla.data.formats.cached import rlds_of
 from openvla.data.index.build import Building
 from openvla.data.index.index import HEADER, Index
-from openvla.data.index.place import Origin, cache_home, index_home
+from openvla.data.index.place import Origin, index_home
 from openvla.data.registry.find import find_record
 from openvla.data.registry.record import DataRecord
 from openvla.data.tfds.info import DatasetInfo
 from openvla.errors import DataError
+from openvla.files import cache_home
 
 log = logging.getLogger(__name__)
 

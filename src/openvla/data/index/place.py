@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,19 +18,12 @@ from openvla.data.registry.find import find_record
 from openvla.data.registry.record import DataRecord
 from openvla.data.tfds.info import FEATURES_FILE, INFO_FILE, DatasetInfo
 from openvla.errors import DataError
+from openvla.files import cache_home
 
 FORMAT = 1
 """Counts the changes of what an index holds."""
 
 Shard = dict[str, Any]
-
-
-def cache_home() -> Path:
-    """Where indexes and other things that can be made again are kept: $OPENVLA_CACHE, or in the XDG cache directory."""
-    own = os.environ.get("OPENVLA_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openvla"
 
 
 def index_home(info: DatasetInfo, dataset: str | DataRecord) -> Path:

@@ -16,27 +16,30 @@ from torch import Tensor, nn
 import openvla.nn
 from openvla.errors import UsageError
 from openvla.infer.cache import StaticCache
-from openvla.infer.gpu_decoder import GpuDecoder, accelerated
-from openvla.infer.gpu_vision import GpuVision, accelerated_vision
+from openvla.infer.fused_decoder import FusedDecoder, GpuDecoder, accelerated
+from openvla.infer.fused_vision import FusedVision, GpuVision, accelerated_vision
 from openvla.infer.packing import pack
 from openvla.model.presets import PRESETS
 from openvla.model.prismatic import OpenVLA
+from openvla.nn import amx
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton runs the kernels in Python then
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+needs_amx = pytest.mark.skipif(not amx.available(), reason="needs AMX and a C++ compiler")
+CPU = torch.device("cpu")
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PROMPT, SLOTS = 20, 64
 
 
-def packed(family: str = "llama", groups: int = 2) -> OpenVLA:
+def packed(family: str = "llama", groups: int = 2, device: torch.device = HERE) -> OpenVLA:
     torch.manual_seed(0)
     config = PRESETS["micro"].model
     decoder = replace(config.decoder, num_key_value_heads=groups, family=family)
     model = OpenVLA(replace(config, decoder=decoder))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
-    return pack(model, HERE, torch.bfloat16)
+    return pack(model, device, torch.bfloat16)
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
@@ -44,12 +47,16 @@ def apart(found: Tensor, wanted: Tensor) -> float:
 
 
 @torch.inference_mode()
-def decoded(decoder: Callable[..., Tensor], config: Any, rows: int, tokens: int) -> list[Tensor]:
+def decoded(
+    decoder: Callable[..., Tensor], config: Any, rows: int, tokens: int, device: torch.device = HERE
+) -> list[Tensor]:
     """A prompt, then some tokens: hidden states of both, keys and values."""
-    cache = StaticCache(config, rows, SLOTS, torch.bfloat16, HERE)
-    prompt, more = torch.randn(rows, PROMPT + tokens, config.hidden_size).bfloat16().to(HERE).split([PROMPT, tokens], 1)
-    cache.start(torch.arange(rows, device=HERE))
-    places = torch.arange(PROMPT + tokens, device=HERE).expand(rows, -1)
+    cache = StaticCache(config, rows, SLOTS, torch.bfloat16, device)
+    prompt, more = (
+        torch.randn(rows, PROMPT + tokens, config.hidden_size).bfloat16().to(device).split([PROMPT, tokens], 1)
+    )
+    cache.start(torch.arange(rows, device=device))
+    places = torch.arange(PROMPT + tokens, device=device).expand(rows, -1)
     first = decoder(prompt.contiguous(), places[:, :PROMPT], None, cache)
     positions = places[:, PROMPT:].contiguous()
     return [first, decoder(more.contiguous(), positions, cache.extend(positions), cache), cache.keys, cache.values]
@@ -89,7 +96,36 @@ def test_a_gpu_without_triton_is_one_sentence_in_plain_precision_too(monkeypatch
         GpuDecoder(packed().language_model.model)
 
 
-def test_elsewhere_the_modules_themselves_run() -> None:
+def test_elsewhere_the_modules_themselves_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amx, "available", lambda: False)
     model = pack(OpenVLA(PRESETS["micro"].model), torch.device("cpu"), torch.bfloat16)
     assert accelerated(model.language_model.model) is model.language_model.model
     assert accelerated_vision(model.vision_backbone) is model.vision_backbone
+
+
+@needs_amx
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 1), (2, 3)])
+@pytest.mark.parametrize(("family", "groups"), [("llama", 4), ("mistral", 2), ("qwen2", 2)])
+def test_with_amx_the_decoder_gives_what_its_modules_give(
+    family: str, groups: int, rows: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = accelerated(packed(family, groups, CPU).language_model.model)
+    assert isinstance(fused, FusedDecoder)
+    torch.manual_seed(3)
+    found = decoded(fused, fused.config, rows, tokens, CPU)
+    monkeypatch.setattr(amx, "available", lambda: False)
+    model = packed(family, groups, CPU).language_model.model
+    torch.manual_seed(3)
+    for one, other in zip(found, decoded(model, model.config, rows, tokens, CPU), strict=True):
+        assert apart(one, other) < 1e-2
+
+
+@needs_amx
+def test_with_amx_the_encoders_give_what_their_modules_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.randn(2, 6, 28, 28, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.inference_mode():
+        fused = accelerated_vision(packed(device=CPU).vision_backbone)
+        assert isinstance(fused, FusedVision)
+        found = fused(pixels)
+        monkeypatch.setattr(amx, "available", lambda: False)
+        assert apart(found, packed(device=CPU).vision_backbone(pixels)) < 1e-2

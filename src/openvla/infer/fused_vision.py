@@ -1,4 +1,4 @@
-"""The encoders on a GPU: side by side, each on a stream of its own, residuals drawn into the norms.
+"""The encoders with residuals drawn into the norms; on a GPU side by side, each on a stream of its own.
 
 For one picture every kernel is far too small for a GPU, and its time is that of starting and ending: fewer of them, and
 those of two encoders at once.
@@ -16,39 +16,32 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from openvla.model.prismatic import VisionBackbone
-from openvla.nn.quantized import gpu_kernels
+from openvla.nn.kernels import fused_kernels
 from openvla.nn.vit import LayerScale, VisionTransformer
 
 
 def accelerated_vision(backbone: VisionBackbone) -> Callable[[Tensor], Tensor]:
-    """The backbone for its device: itself where the kernels do not apply."""
+    """The backbone for its device: itself where no kernels apply."""
     weight = next(backbone.parameters())
-    return GpuVision(backbone) if weight.is_cuda and weight.dtype == torch.bfloat16 else backbone
+    if weight.dtype != torch.bfloat16 or fused_kernels(weight) is None:
+        return backbone
+    return GpuVision(backbone) if weight.is_cuda else FusedVision(backbone)
 
 
-class GpuVision:
+class FusedVision:
     """Called as `VisionBackbone`, whose encoders are packed and in bfloat16."""
 
     def __init__(self, backbone: VisionBackbone) -> None:
-        self._backbone, self._kernels = backbone, gpu_kernels()
-        device = next(backbone.parameters()).device
-        self._streams = [torch.cuda.Stream(device) for _ in backbone.children()]
+        self._backbone = backbone
+        self._kernels: Any = fused_kernels(next(backbone.parameters()))
+        self._encoders: list[Any] = list(backbone.children())
 
     def __call__(self, pixels: Float[Tensor, "B K S S"]) -> Float[Tensor, "B P C"]:
         """Features of all encoders, channels side by side."""
-        here = torch.cuda.current_stream(pixels.device)
-        features: list[Tensor] = []
-        encoders: list[Any] = list(self._backbone.children())
         pictures = self._backbone.pictures(pixels)
-        for encoder, picture, stream in zip(encoders, pictures, self._streams, strict=True):
-            stream.wait_stream(here)
-            with torch.cuda.stream(stream):
-                features.append(self._encode(encoder, picture))
-        for stream in self._streams:
-            here.wait_stream(stream)
-        return self._backbone.joined(features)
+        return self._backbone.joined([self.encode(*each) for each in zip(self._encoders, pictures, strict=True)])
 
-    def _encode(self, encoder: VisionTransformer, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P c"]:
+    def encode(self, encoder: VisionTransformer, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P c"]:
         """`VisionTransformer.forward`, where a residual waits for the norm that follows it."""
         x, more, factor = encoder.embed(pixels), None, None
         blocks: list[Any] = list(encoder.blocks)[:-1]
@@ -64,3 +57,24 @@ class GpuVision:
 def factor_of(scale: nn.Module) -> Tensor | None:
     """The factors of a residual branch; None where it has none."""
     return scale.scale_factor if isinstance(scale, LayerScale) else None
+
+
+class GpuVision(FusedVision):
+    """With a stream for each encoder."""
+
+    def __init__(self, backbone: VisionBackbone) -> None:
+        super().__init__(backbone)
+        device = next(backbone.parameters()).device
+        self._streams = [torch.cuda.Stream(device) for _ in self._encoders]
+
+    def __call__(self, pixels: Float[Tensor, "B K S S"]) -> Float[Tensor, "B P C"]:
+        here = torch.cuda.current_stream(pixels.device)
+        features: list[Tensor] = []
+        pictures = self._backbone.pictures(pixels)
+        for encoder, picture, stream in zip(self._encoders, pictures, self._streams, strict=True):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                features.append(self.encode(encoder, picture))
+        for stream in self._streams:
+            here.wait_stream(stream)
+        return self._backbone.joined(features)
