@@ -23,6 +23,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def needs_amx(cache: Path) -> None:
+    """Skips where there are no kernels for AMX. They are compiled here, not while tests are collected, into `cache`."""
+    from openvla.nn import amx  # behind the hook
+
+    if not amx.available():
+        pytest.skip("needs a processor with AMX and a C++ compiler")
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared real data and goldens beside the checkout; tests that need it skip without it."""
     folder = (ROOT.parent / "shared").resolve()

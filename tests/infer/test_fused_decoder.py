@@ -26,7 +26,6 @@ from openvla.nn import amx
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton runs the kernels in Python then
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
-needs_amx = pytest.mark.skipif(not amx.available(), reason="needs AMX and a C++ compiler")
 CPU = torch.device("cpu")
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PROMPT, SLOTS = 20, 64
@@ -103,7 +102,7 @@ def test_elsewhere_the_modules_themselves_run(monkeypatch: pytest.MonkeyPatch) -
     assert accelerated_vision(model.vision_backbone) is model.vision_backbone
 
 
-@needs_amx
+@pytest.mark.usefixtures("needs_amx")
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 1), (2, 3)])
 @pytest.mark.parametrize(("family", "groups"), [("llama", 4), ("mistral", 2), ("qwen2", 2)])
 def test_with_amx_the_decoder_gives_what_its_modules_give(
@@ -120,7 +119,7 @@ def test_with_amx_the_decoder_gives_what_its_modules_give(
         assert apart(one, other) < 1e-2
 
 
-@needs_amx
+@pytest.mark.usefixtures("needs_amx")
 def test_with_amx_the_encoders_give_what_their_modules_give(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.randn(2, 6, 28, 28, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.inference_mode():

@@ -8,9 +8,9 @@ from torch import Tensor
 
 import openvla.nn
 from openvla.errors import UsageError
-from openvla.nn import quantized
+from openvla.nn import amx, quantized
 from openvla.nn.cpu_kernels import per_token_int8
-from openvla.nn.nibbles import by_row, by_tile, deinterleave, interleave
+from openvla.nn.nibbles import BLOCKS, ROWS, Order, by_block, by_row, by_tile, deinterleave, interleave, steps_by_block
 from openvla.nn.quantized import (
     PRECISIONS,
     Fp8Linear,
@@ -25,6 +25,19 @@ from openvla.nn.quantized import (
 
 SHAPES = [(64, 64), (96, 48), (688, 256), (48, 688), (1, 7)]
 CPU_KINDS = [Int8Linear, Int4Linear]
+
+torch_only = pytest.mark.parametrize("way", ["torch"], indirect=True)
+"""Also for what goes through no layer: once is enough, and it runs on any machine."""
+
+
+@pytest.fixture(params=["amx", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kernels of a CPU that layers go through: ours, where this machine has them, and those of torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(amx, "available", lambda: False)
+    elif not amx.available():
+        pytest.skip("needs a processor with AMX and a compiler")
+    return request.param
 
 
 def random(*shape: int) -> Tensor:
@@ -88,6 +101,7 @@ def test_int4_for_many_rows_is_what_it_is_for_few() -> None:
     torch.testing.assert_close(layer(x), few, rtol=0.02, atol=0.1)
 
 
+@torch_only
 def test_levels_share_bytes_within_a_tile_and_come_back() -> None:
     nibbles = torch.randint(0, 16, (128, 6), dtype=torch.uint8)
     packed = interleave(nibbles)
@@ -96,6 +110,7 @@ def test_levels_share_bytes_within_a_tile_and_come_back() -> None:
     assert torch.equal(deinterleave(packed), nibbles)
 
 
+@torch_only
 def test_rows_for_a_gpu_come_back_as_tiles() -> None:
     nibbles = torch.randint(0, 16, (64, 64), dtype=torch.uint8)
     rows = by_row(interleave(nibbles))
@@ -105,6 +120,42 @@ def test_rows_for_a_gpu_come_back_as_tiles() -> None:
     assert torch.equal(by_tile(rows), interleave(nibbles))
 
 
+@torch_only
+@pytest.mark.parametrize("order", [ROWS, BLOCKS], ids=["rows", "blocks"])
+@pytest.mark.parametrize(("rows", "columns"), [(64, 64), (192, 64), (64, 320), (256, 192)])
+def test_levels_and_steps_come_back_from_an_order(order: Order, rows: int, columns: int) -> None:
+    levels = torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8)
+    steps = random(columns // 64, rows, 2).bfloat16()
+    ordered = order.levels(levels), order.steps(steps)
+    assert [each.shape for each in ordered] == [levels.shape, (rows, columns // 64, 2)]
+    assert all(each.is_contiguous() for each in ordered)
+    assert torch.equal(order.tile_levels(ordered[0]), levels)
+    assert torch.equal(order.tile_steps(ordered[1]), steps)
+
+
+@torch_only
+def test_a_block_holds_32_rows_of_one_group_in_the_words_of_rows() -> None:
+    nibbles = torch.randint(0, 16, (128, 192), dtype=torch.uint8)
+    levels, steps = interleave(nibbles), random(3, 128, 2).bfloat16()
+    blocks = by_block(levels).view(4, 3, 32, 32)
+    for block, group in ((0, 0), (1, 2), (3, 1)):
+        rows, columns = slice(32 * block, 32 * block + 32), nibbles[:, 64 * group : 64 * group + 64]
+        assert torch.equal(blocks[block, group], by_row(levels).view(128, 3, 32)[rows, group])
+        assert torch.equal(steps_by_block(steps).view(4, 3, 32, 2)[block, group], steps[group, rows])
+        words = blocks[block, group].view(torch.int32)
+        assert all(words[7, 4 * half + t] >> (4 * i) & 15 == columns[rows][7, 32 * half + 4 * i + t]
+                   for half in range(2) for i in range(8) for t in range(4))  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_saved_int4_layer_is_the_same_for_either_kernel(shape: tuple[int, int], way: str) -> None:
+    weight = random(*shape)
+    layer = Int4Linear.of(weight)
+    assert (layer._order is BLOCKS) == (way == "amx")
+    assert all(torch.equal(layer.portable()[name], tensor) for name, tensor in Int4Linear.encode(weight).items())
+
+
+@torch_only
 def test_a_processor_with_another_order_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = random(70, 64), random(3, 64)
     wanted = Int4Linear.of(weight)(x)
@@ -132,6 +183,7 @@ def test_zeros_stay_zeros(kind: type[QuantizedLinear]) -> None:
     assert y[1].abs().max() == 0
 
 
+@torch_only
 @pytest.mark.parametrize("kind", list(PRECISIONS.values()))
 def test_random_weights_have_the_form_of_real_ones(kind: type[QuantizedLinear]) -> None:
     real, made = kind.encode(random(96, 80)), kind.encode(torch.empty(96, 80, device="meta"))
@@ -140,6 +192,7 @@ def test_random_weights_have_the_form_of_real_ones(kind: type[QuantizedLinear]) 
     assert all(torch.isfinite(tensor.float()).all() for tensor in made.values())
 
 
+@torch_only
 def test_fp8_levels_are_nearly_the_weights() -> None:
     weight = random(64, 48)
     stored = Fp8Linear.encode(weight)
@@ -147,6 +200,7 @@ def test_fp8_levels_are_nearly_the_weights() -> None:
     assert (restored - weight).norm() / weight.norm() < 0.04
 
 
+@torch_only
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", list(PRECISIONS.values()))
 @pytest.mark.parametrize("rows", [1, 5, 16, 40])
@@ -155,6 +209,7 @@ def test_on_a_gpu_it_is_nearly_the_plain_layer(kind: type[QuantizedLinear], rows
     assert error(kind.of(weight), weight, x) < 0.15
 
 
+@torch_only
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", list(PRECISIONS.values()))
 def test_on_a_gpu_a_row_does_not_depend_on_the_rows_beside_it(kind: type[QuantizedLinear]) -> None:
@@ -164,6 +219,7 @@ def test_on_a_gpu_a_row_does_not_depend_on_the_rows_beside_it(kind: type[Quantiz
         assert torch.equal(layer(x[row : row + 1])[0], together[row])
 
 
+@torch_only
 def test_padding_to_what_is_there_copies_nothing() -> None:
     weight = random(16, 24)
     assert filled(weight, 8) is weight
@@ -172,6 +228,7 @@ def test_padding_to_what_is_there_copies_nothing() -> None:
     assert torch.equal(widened(weight, 25)[:, :24], weight)
 
 
+@torch_only
 def test_a_device_without_a_kernel_is_refused() -> None:
     for name in ("int8", "int4"):
         check_precision(name, torch.device("cpu"))
@@ -181,6 +238,7 @@ def test_a_device_without_a_kernel_is_refused() -> None:
         check_precision("int8", torch.device("mps"))
 
 
+@torch_only
 def test_a_gpu_without_triton_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "openvla.nn.gpu_kernels", raising=False)

@@ -21,6 +21,7 @@ from openvla.infer.policy import LocalPolicy
 from openvla.infer.roofline import measure_machine, work_of
 from openvla.model.presets import PRESETS
 from openvla.model.prismatic import OpenVLA
+from openvla.nn import amx
 from openvla.nn.hardware import DTYPES, multiplies_bf16, pick_device
 from openvla.nn.quantized import PRECISIONS, QuantizedLinear
 from openvla.spec import Observation
@@ -193,10 +194,11 @@ def peak_memory(device: torch.device) -> int:
 
 
 def hardware(device: torch.device) -> str:
-    """The device's name, or the processor's and the number of its threads in use."""
+    """The device's name, or the processor's, the number of its threads in use, and whose kernels they run."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    kernels = "AMX" if amx.available() else "torch's"
+    return f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} threads, {kernels} kernels"
 
 
 def _start_over(device: torch.device) -> None:

@@ -59,8 +59,8 @@ class StaticCache(KVCache):
         keys, values = self.keys[layer], self.values[layer]
         if self._places is None:
             assert self._target is not None
-            keys[:, :, : key.shape[2]].index_copy_(0, self._target, key)
-            values[:, :, : value.shape[2]].index_copy_(0, self._target, value)
+            _store(keys[:, :, : key.shape[2]], self._target, key)
+            _store(values[:, :, : value.shape[2]], self._target, value)
             return key, value
         keys, values = keys[: len(key)], values[: len(value)]
         keys.flatten(0, 2).index_copy_(0, self._places, key.flatten(0, 2))  # not scatter_, which sorts its indices
@@ -74,3 +74,12 @@ class StaticCache(KVCache):
         """Let row `target` be a copy of row `source`."""
         self.keys[:, target] = self.keys[:, source]
         self.values[:, target] = self.values[:, source]
+
+
+def _store(cached: Float[Tensor, "R G T D"], rows: Int[Tensor, "B"], new: Float[Tensor, "B G T D"]) -> None:
+    """Let `rows` of `cached` be `new`."""
+    if rows.is_cuda:
+        cached.index_copy_(0, rows, new)
+    else:  # where index_copy_ takes five times as long
+        for row, part in zip(rows.tolist(), new, strict=True):
+            cached[row] = part

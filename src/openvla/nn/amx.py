@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Bool, Float, Int8, UInt8
 from torch import Tensor, nn
 
 from openvla.files import cache_home
@@ -63,7 +63,7 @@ def four_bits(
 
 
 def on_large_pages(weight: Tensor) -> Tensor:
-    """A copy in pages of 2 MB, where Linux has them: looking up pages of 4 kB takes a tenth of the time of a token."""
+    """The same in pages of 2 MB, where Linux has them; to look up small ones takes a tenth of the time of a token."""
     whole = weight.nbytes // _PAGE * _PAGE
     if not whole:
         return weight.contiguous()
@@ -136,6 +136,32 @@ def rotate(
     return y
 
 
+def attention(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G S D"],
+    value: Float[Tensor, "B G S D"],
+    mask: Bool[Tensor, "b 1 T S"] | None,
+    causal: bool,
+) -> Float[Tensor, "B T H*D"]:
+    """`attention` (attention.py); a query's result does not depend on the queries beside it."""
+    batch, heads, tokens, dim = query.shape
+    parts = [part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value)]
+    strides = [stride for part in parts for stride in part.stride()[:3]]
+    looked = None if mask is None else mask.expand(batch, -1, -1, -1).contiguous()
+    y = query.new_empty(batch, tokens, heads * dim)
+    sizes = (batch, heads, key.shape[1], tokens, key.shape[2], dim, int(causal))
+    _call("attention", *sizes, *parts, (ctypes.c_int64 * 9)(*strides), looked, y)
+    return y
+
+
+def attends(*parts: Tensor) -> bool:
+    """Whether `attention` applies: in bfloat16 on this processor, where no gradient is wanted."""
+    return (
+        all(part.dtype == torch.bfloat16 and part.device.type == "cpu" and not part.requires_grad for part in parts)
+        and available()
+    )
+
+
 def _normed(x: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """What a norm reads and writes."""
     x = x.contiguous()
@@ -153,6 +179,8 @@ def _product(
     steps: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
+    assert x.dtype in ((torch.bfloat16, torch.float32) if kind == INT8 else (torch.bfloat16,))
+    assert weight.is_contiguous()
     x, columns = x.contiguous(), x.shape[-1]
     y = x.new_empty(*x.shape[:-1], rows)
     sizes = (kind, int(x.dtype == torch.float32), x.numel() // columns, rows, columns)
@@ -188,6 +216,7 @@ def _library() -> ctypes.CDLL | None:
         "layer_norm": [count] * 2 + [pointer] * 5 + [real] + [pointer] * 2,
         "swiglu": [count] * 2 + [pointer] * 2,
         "rotate": [count] * 6 + [pointer] * 4,
+        "attention": [count] * 6 + [flag] + [pointer] * 6,
     }.items():
         function = getattr(library, f"openvla_{name}")
         function.argtypes, function.restype = [*types, flag], None

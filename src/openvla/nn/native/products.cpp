@@ -14,17 +14,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstdlib>
-
-#include "simd.h"
+#include "tiles.h"
 
 namespace {
 
 enum Kind { BF16 = 0, INT8 = 1, INT4 = 2 };
 
-constexpr int64_t ROWS = 16;            // of a tile
-constexpr int64_t LINE = 64;            // bytes of a row of a tile
-constexpr int64_t TILE = ROWS * LINE;   // bytes
 constexpr int64_t SIDE = 2 * ROWS;      // rows of W that are multiplied together
 constexpr int64_t DEPTH = 8;            // lines of a block of W: 16 kB, a third of the first cache
 constexpr int64_t WIDE = 256;           // rows of W whose sums stay in the second cache, at most
@@ -50,62 +45,6 @@ struct Product {
   int64_t column_bytes() const { return m < ROWS ? 4 * m : LINE; }  // of a row of a tile of x
 };
 
-struct alignas(64) TileShapes {
-  uint8_t palette = 1, start = 0, reserved[14] = {};
-  uint16_t bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// Registers 0 to 3 hold sums, 4 and 5 W, 6 and 7 x.
-void configure(int64_t column_bytes) {
-  TileShapes shapes;
-  for (int i = 0; i < 8; ++i) {
-    shapes.rows[i] = ROWS;
-    shapes.bytes[i] = uint16_t(i == 4 || i == 5 ? LINE : column_bytes);
-  }
-  _tile_loadconfig(&shapes);
-}
-
-// Memory of a thread that stays until a call needs more.
-struct Scratch {
-  char* at = nullptr;
-  size_t size = 0;
-  char* of(size_t bytes) {
-    if (size < bytes) {
-      std::free(at);
-      size = (bytes + 4095) / 4096 * 4096;
-      at = static_cast<char*>(std::aligned_alloc(4096, size));
-      if (at == nullptr) std::abort();
-    }
-    return at;
-  }
-  ~Scratch() { std::free(at); }
-};
-
-// Exchange rows and columns of 16 x 16 words: by pairs of words, of double words, then of quarters, twice.
-void transpose(__m512i r[ROWS]) {
-  __m512i t[ROWS];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int half = 0; half < 16; half += 8)
-    for (int i = half; i < half + 4; ++i) {
-      t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-      t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    }
-  for (int i = 0; i < 8; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-}
-
 // 16 elements of x from i on, zeros behind its end.
 __m512 elements(const Product& p, const char* row, int64_t i) {
   const __mmask16 some = first_words(p.k - i);
@@ -115,10 +54,14 @@ __m512 elements(const Product& p, const char* row, int64_t i) {
 // Levels -127..127 of a row of x and their step, rounded to the type of x before levels are counted in it.
 float quantize(const Product& p, int64_t m, int8_t* levels) {
   const char* row = p.x + m * p.k * p.bytes();
-  __m512 top = _mm512_setzero_ps();
-  for (int64_t i = 0; i < p.k; i += 16) top = _mm512_max_ps(top, _mm512_abs_ps(elements(p, row, i)));
-  const __m512 exact = _mm512_set1_ps(std::max(_mm512_reduce_max_ps(top), 1e-12f) / 127);
-  const __m512 step = p.wide ? exact : widened(narrowed(exact));
+  __m512 top = _mm512_setzero_ps(), none = _mm512_setzero_ps();
+  for (int64_t i = 0; i < p.k; i += 16) {
+    const __m512 values = elements(p, row, i);
+    top = _mm512_max_ps(top, _mm512_abs_ps(values));
+    none = _mm512_fmadd_ps(values, _mm512_setzero_ps(), none);  // NaN where one of them is NaN or infinite, else 0
+  }
+  const float exact = std::max(_mm512_reduce_max_ps(top), 1e-12f) / 127 + _mm512_reduce_add_ps(none);
+  const __m512 step = p.wide ? _mm512_set1_ps(exact) : widened(narrowed(_mm512_set1_ps(exact)));
   for (int64_t i = 0; i < p.k; i += 16) {
     const __m512i counted = _mm512_cvtps_epi32(_mm512_div_ps(elements(p, row, i), step));
     _mm_mask_storeu_epi8(levels + i, first_words(p.k - i), _mm512_cvtsepi32_epi8(counted));
