@@ -505,6 +505,6 @@ def test_a_nan_among_the_queries_shows_in_its_head_alone() -> None:
 @pytest.mark.usefixtures("needs_amx")
 def test_attention_is_left_to_torch_where_gradients_or_other_types_are_wanted() -> None:
     x = halves(1, 2, 5, 16)
-    assert amx.attends(x, x, x)
-    assert not amx.attends(x.clone().requires_grad_(), x, x)
-    assert not amx.attends(x.float(), x.float(), x.float())
+    assert amx.applies(x, x, x)
+    assert not amx.applies(x.clone().requires_grad_(), x, x)
+    assert not amx.applies(x.float(), x.float(), x.float())

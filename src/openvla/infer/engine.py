@@ -34,6 +34,7 @@ from openvla.infer.fused_vision import accelerated_vision
 from openvla.infer.graph import Graphed
 from openvla.infer.speculation import Guess
 from openvla.model.prismatic import OpenVLA
+from openvla.nn.kernels import linear
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Engine:
         self._decoder = accelerated(model.language_model.model)
         self._encode = accelerated_vision(model.vision_backbone)
         head = model.language_model.lm_head
-        self._head = head.weight[choices.start : choices.stop]
+        self._head = head.weight[choices.start : choices.stop].detach()
         bias = getattr(head, "bias", None)
         self._head_bias = None if bias is None else bias[choices.start : choices.stop]
         self._offsets = torch.arange(count + 1, device=self.device)
@@ -236,7 +237,7 @@ class Engine:
         count: Int[Tensor, "B 1"],
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"], Int[Tensor, "B 1"]]:
         """Take over the most probable tokens that follow known ones: the first, and each behind a guess that holds."""
-        scores = F.linear(hidden, self._head, self._head_bias).float()
+        scores = linear(hidden, self._head, self._head_bias).float()
         best = scores.argmax(-1)
         chosen = best + self.choices.start
         probability = (scores.gather(-1, best[..., None]) - scores.logsumexp(-1, keepdim=True)).exp()[..., 0]

@@ -43,6 +43,14 @@ def available() -> bool:
     return _library() is not None
 
 
+def applies(*tensors: Tensor) -> bool:
+    """Whether the kernels take these: in bfloat16 on this processor, where no gradient is wanted."""
+    return (
+        all(each.dtype == torch.bfloat16 and each.device.type == "cpu" and not each.requires_grad for each in tensors)
+        and available()
+    )
+
+
 def plain(
     x: Float[Tensor, "*B K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None = None
 ) -> Float[Tensor, "*B N"]:
@@ -152,14 +160,6 @@ def attention(
     sizes = (batch, heads, key.shape[1], tokens, key.shape[2], dim, int(causal))
     _call("attention", *sizes, *parts, (ctypes.c_int64 * 9)(*strides), looked, y)
     return y
-
-
-def attends(*parts: Tensor) -> bool:
-    """Whether `attention` applies: in bfloat16 on this processor, where no gradient is wanted."""
-    return (
-        all(part.dtype == torch.bfloat16 and part.device.type == "cpu" and not part.requires_grad for part in parts)
-        and available()
-    )
 
 
 def _normed(x: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from openvla.errors import UsageError
@@ -18,8 +19,14 @@ def fused_kernels(like: Tensor) -> Any | None:
     """
     if like.is_cuda:
         return gpu_kernels()
-    ours = like.device.type == "cpu" and like.dtype == torch.bfloat16 and amx.available()
-    return amx if ours else None
+    return amx if amx.applies(like) else None
+
+
+def linear(
+    x: Float[Tensor, "*B K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None
+) -> Float[Tensor, "*B N"]:
+    """The product x W^T + b, by our kernels where they apply."""
+    return amx.plain(x, weight, bias) if amx.applies(x, weight) else F.linear(x, weight, bias)
 
 
 def gpu_kernels() -> Any:
