@@ -420,16 +420,16 @@ def test_on_another_processor_nothing_is_compiled(monkeypatch: pytest.MonkeyPatc
 
 @on_linux
 def test_what_was_compiled_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, builds: Path) -> None:
-    made = amx._compiled(compiler(tmp_path / "compiler"))
+    made = amx._compiled([compiler(tmp_path / "compiler")])
     assert list(builds.iterdir()) == [made]
 
     def refuse(*_command: str) -> None:
         raise AssertionError("compiled again")
 
     monkeypatch.setattr(amx, "_run", refuse)
-    assert amx._compiled(str(tmp_path / "compiler")) == made
+    assert amx._compiled([str(tmp_path / "compiler")]) == made
     with pytest.raises(AssertionError, match="compiled again"):
-        amx._compiled(compiler(tmp_path / "another"))
+        amx._compiled([compiler(tmp_path / "another")])
 
 
 @on_linux
@@ -439,7 +439,7 @@ def test_two_processes_may_compile_at_once(tmp_path: Path, builds: Path) -> None
     meet.mkdir()
     both = f'touch {meet}/$PPID; for i in $(seq 300); do [ "$(ls {meet} | wc -l)" = 2 ] && break; sleep 0.1; done'
     name = compiler(tmp_path / "slow", both)
-    command = [sys.executable, "-c", f"from openvla.nn import amx; print(amx._compiled({name!r}))"]
+    command = [sys.executable, "-c", f"from openvla.nn import amx; print(amx._compiled([{name!r}]))"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy()) for _ in range(2)]
     found = [each.communicate()[0].strip() for each in running]
     assert [each.returncode for each in running] == [0, 0]
@@ -508,3 +508,17 @@ def test_attention_is_left_to_torch_where_gradients_or_other_types_are_wanted() 
     assert amx.applies(x, x, x)
     assert not amx.applies(x.clone().requires_grad_(), x, x)
     assert not amx.applies(x.float(), x.float(), x.float())
+
+
+@pytest.mark.usefixtures("needs_amx")
+def test_what_would_be_read_as_something_else_is_refused() -> None:
+    x, weight = halves(3, 64), halves(64, 64)
+    for call in (
+        lambda: amx.plain(x.float(), weight),
+        lambda: amx.plain(x, weight.t()),
+        lambda: amx.plain(x, weight, weight[0].float()),
+        lambda: amx.rms_norm(x, weight[0].float(), 1e-6),
+        lambda: amx.layer_norm(x, nn.LayerNorm(64)),
+    ):
+        with pytest.raises(TypeError, match="AMX take contiguous weights, and bfloat16; convert the model as a whole"):
+            call()

@@ -194,11 +194,11 @@ def peak_memory(device: torch.device) -> int:
 
 
 def hardware(device: torch.device) -> str:
-    """The device's name, or the processor's, the number of its threads in use, and whose kernels they run."""
+    """The device's name, or the processor's, the number of its threads in use, and whether it has kernels for AMX."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    kernels = "AMX" if amx.available() else "torch's"
-    return f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} threads, {kernels} kernels"
+    kernels = ", kernels for AMX" if amx.available() else ""
+    return f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} threads{kernels}"
 
 
 def _start_over(device: torch.device) -> None:

@@ -120,7 +120,8 @@ def pack(
 
     packed = rearrange(model if consume else _shared_copy(model), make)
     for module, name, parameter in plain_parameters(packed):
-        setattr(module, name, nn.Parameter(placed(parameter, device, dtype), requires_grad=False))
+        found = placed(parameter, device, dtype)
+        setattr(module, name, nn.Parameter(settled(found) if consume else found, requires_grad=False))
     accelerate(packed)
     return packed
 
@@ -208,12 +209,16 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The values where and how they are wanted; a `meta` tensor becomes random numbers of deviation 0.02."""
-    if tensor.is_meta:
-        with device:
-            found = random_bytes(tensor.shape).to(dtype).sub_(127.5).mul_(0.02 / 74)
-    else:
-        found = tensor.detach().to(device=device, dtype=dtype)
-    if device.type == "cpu" and dtype == torch.bfloat16 and amx.available():
-        found = amx.on_large_pages(found)
-        release(tensor)
-    return found
+    if not tensor.is_meta:
+        return tensor.detach().to(device=device, dtype=dtype)
+    with device:
+        return random_bytes(tensor.shape).to(dtype).sub_(127.5).mul_(0.02 / 74)
+
+
+def settled(tensor: Tensor) -> Tensor:
+    """The values in memory of their own, laid out for our kernels where these apply; a mapped tensor is let go of."""
+    if not amx.applies(tensor):
+        return tensor
+    own = amx.on_large_pages(tensor)
+    release(tensor)
+    return own

@@ -1,4 +1,4 @@
-"""A packed model in a directory of its own: quantised once, mapped at every start.
+"""A packed model in a directory of its own: quantised once, read at every start.
 
 config.json         as in a checkpoint, and `quantization`: {"precision": "int4"}
 model.safetensors   the packed model's tensors under its own names, quantised ones in their portable form
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from openvla.codec.codec import Codec
 from openvla.errors import CheckpointError, lookup
 from openvla.files import new_directory, write_text
-from openvla.infer.packing import accelerate, placed, plain_parameters, rearrange
+from openvla.infer.packing import accelerate, placed, plain_parameters, rearrange, release, settled
 from openvla.model.checkpoint import Checkpoint
 from openvla.model.lazy import LazyTensor, MadeTensor
 from openvla.model.locate import CONFIG
@@ -47,7 +47,7 @@ def save_packed(directory: str | Path, checkpoint: Checkpoint) -> None:
 
 @torch.no_grad()
 def load_stored(directory: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype | None) -> Checkpoint:
-    """What `save_packed` wrote; on the CPU, int4 weights are used where they are mapped.
+    """What `save_packed` wrote; on a CPU without AMX, int4 weights are used where they are mapped.
 
     dtype: of what is not quantised; None keeps the stored one.
     Raises CheckpointError for tensors that do not belong to the config, UsageError for an unknown precision.
@@ -59,13 +59,17 @@ def load_stored(directory: Path, config: dict[str, Any], device: torch.device, d
     names = {id(module): name for name, module in model.named_modules()}
     for module, name, _ in plain_parameters(model):
         found = _take(tensors, f"{names[id(module)]}.{name}", directory)
-        setattr(module, name, nn.Parameter(placed(found, device, dtype or found.dtype), requires_grad=False))
+        found = settled(placed(found, device, dtype or found.dtype))
+        setattr(module, name, nn.Parameter(found, requires_grad=False))
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear):
             wanted = quantized.encode(torch.zeros(1, 1)).keys() | {
                 each.rpartition(".")[2] for each in tensors if each.rpartition(".")[0] == name
             }
-            module.fill({each: _take(tensors, f"{name}.{each}", directory).to(device) for each in wanted})
+            mapped = {each: _take(tensors, f"{name}.{each}", directory) for each in wanted}
+            module.fill({each: tensor.to(device) for each, tensor in mapped.items()})
+            for tensor in mapped.values():  # what still is used from there will be read again
+                release(tensor)
     if tensors:
         name = next(iter(tensors))
         raise CheckpointError(f"{directory} holds the tensor {name!r} that its config.json has no place for")

@@ -15,6 +15,7 @@ import hashlib
 import mmap
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -74,7 +75,7 @@ def on_large_pages(weight: Tensor) -> Tensor:
     """The same in pages of 2 MB, where Linux has them; to look up small ones takes a tenth of the time of a token."""
     whole = weight.nbytes // _PAGE * _PAGE
     if not whole:
-        return weight.contiguous()
+        return weight.clone(memory_format=torch.contiguous_format)
     ctypes.CDLL(None).malloc_trim(0)  # what was freed since the last copy would stay, and the memory grow
     memory = mmap.mmap(-1, weight.nbytes + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     room = torch.frombuffer(memory, dtype=torch.uint8)
@@ -100,7 +101,9 @@ def with_amx(model: nn.Module) -> None:
     """Give the linear layers of `model` to the kernels, where they lie on this processor in bfloat16."""
     for parent in model.modules():
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.weight.dtype == torch.bfloat16 and child.weight.device.type == "cpu":
+            if type(child) is nn.Linear and all(
+                each.dtype == torch.bfloat16 and each.device.type == "cpu" for each in child.parameters()
+            ):
                 parent.register_module(name, AmxLinear(child))
 
 
@@ -108,7 +111,7 @@ def rms_norm(
     x: Float[Tensor, "*B K"], weight: Float[Tensor, "K"], eps: float, add: Float[Tensor, "*B K"] | None = None
 ) -> tuple[Float[Tensor, "*B K"], Float[Tensor, "*B K"]]:
     """The sum x + add, or x itself, and its `RMSNorm` (decoder_layers.py)."""
-    x, add, summed, y = _normed(x, add)
+    x, add, summed, y = _normed(x, add, weight)
     _call("rms_norm", x.numel() // x.shape[-1], x.shape[-1], x, add, weight, eps, summed, y)
     return summed, y
 
@@ -120,7 +123,7 @@ def layer_norm(
     factor: Float[Tensor, "K"] | None = None,
 ) -> tuple[Float[Tensor, "*B K"], Float[Tensor, "*B K"]]:
     """The sum x + add * factor, or x itself where nothing is to be added, and its layer norm."""
-    x, add, summed, y = _normed(x, add)
+    x, add, summed, y = _normed(x, add, factor, norm.weight, norm.bias)
     sizes = (x.numel() // x.shape[-1], x.shape[-1])
     _call("layer_norm", *sizes, x, add, factor, norm.weight, norm.bias, norm.eps, summed, y)
     return summed, y
@@ -162,8 +165,9 @@ def attention(
     return y
 
 
-def _normed(x: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+def _normed(x: Tensor, add: Tensor | None, *gains: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """What a norm reads and writes."""
+    _check(all(each.dtype == torch.bfloat16 for each in (x, add, *gains) if each is not None))
     x = x.contiguous()
     if add is None:
         return x, None, x, torch.empty_like(x)
@@ -179,8 +183,8 @@ def _product(
     steps: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    assert x.dtype in ((torch.bfloat16, torch.float32) if kind == INT8 else (torch.bfloat16,))
-    assert weight.is_contiguous()
+    halves = [each for each in (steps, bias) if each is not None] + [x] * (kind != INT8 or x.dtype != torch.float32)
+    _check(weight.is_contiguous() and all(each.dtype == torch.bfloat16 for each in halves))
     x, columns = x.contiguous(), x.shape[-1]
     y = x.new_empty(*x.shape[:-1], rows)
     sizes = (kind, int(x.dtype == torch.float32), x.numel() // columns, rows, columns)
@@ -188,25 +192,31 @@ def _product(
     return y
 
 
+def _check(fits: bool) -> None:
+    """Raise TypeError for what a kernel would read as something else."""
+    if not fits:
+        raise TypeError("the kernels for AMX take contiguous weights, and bfloat16; convert the model as a whole")
+
+
 def _call(name: str, *arguments: Any) -> None:
     """A kernel of the library, which takes tensors by their address, and the number of threads last."""
     library = _library()
     assert library is not None
-    plain = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
-    getattr(library, f"openvla_{name}")(*plain, torch.get_num_threads())
+    given = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
+    getattr(library, f"openvla_{name}")(*given, torch.get_num_threads())
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """The compiled kernels, ready for use; None where there can be none."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if platform.system() != "Linux" or not _features() >= NEEDED or compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    if platform.system() != "Linux" or not _features() >= NEEDED or not compiler or shutil.which(compiler[0]) is None:
         return None
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
         told = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        problem = f"the kernels for AMX cannot be built with {compiler}, and slower ones are used: {told}"
+        problem = f"the kernels for AMX cannot be built with {shlex.join(compiler)}, and slower ones are used: {told}"
         warnings.warn(problem, stacklevel=2)
         return None
     flag, count, pointer, real = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
@@ -232,13 +242,13 @@ def _features() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def _compiled(compiler: str) -> Path:
+def _compiled(compiler: list[str]) -> Path:
     """The shared library of the sources, compiled unless it lies in the cache.
 
     OpenMP is left unlinked: it is the one that torch has loaded, whose threads are then used by both.
     """
     sources = sorted(SOURCES.iterdir())
-    told = b"".join(each.read_bytes() for each in sources) + " ".join((compiler, *FLAGS)).encode()
+    told = b"".join(each.read_bytes() for each in sources) + " ".join((*compiler, *FLAGS)).encode()
     target = cache_home() / "kernels" / f"amx-{hashlib.sha256(told).hexdigest()[:16]}.so"
     if target.exists():
         return target
@@ -246,9 +256,9 @@ def _compiled(compiler: str) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
         objects = [Path(place) / f"{each.stem}.o" for each in sources if each.suffix == ".cpp"]
         for each in objects:
-            _run(compiler, *FLAGS, "-c", str(SOURCES / f"{each.stem}.cpp"), "-o", str(each))
+            _run(*compiler, *FLAGS, "-c", str(SOURCES / f"{each.stem}.cpp"), "-o", str(each))
         made = Path(place) / target.name
-        _run(compiler, "-shared", *map(str, objects), "-o", str(made))
+        _run(*compiler, "-shared", *map(str, objects), "-o", str(made))
         made.replace(target)
     return target
 

@@ -24,7 +24,7 @@ def attention(
     causal: bool = False,
 ) -> Float[Tensor, "B T H*D"]:
     """softmax(Q K^T / sqrt(D)) V with heads merged. `mask` is True where a query may look; `causal` excludes `mask`."""
-    if amx.applies(query, key, value):
+    if amx.applies(query, key, value) and (not causal or query.shape[2] == key.shape[2]):
         return amx.attention(query, key, value, mask, causal)
     mixed = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=query.shape[1] != key.shape[1]

@@ -18,7 +18,7 @@ from openvla.nn import amx
 from openvla.nn.nibbles import TILE
 
 INT8_ROWS = 256
-"""Most rows of one int8 product: with AMX, 256 rows run at 3.1 trillion operations a second, and 280 at 1.65."""
+"""Most rows of a product by oneDNN in int8: on AMX 256 run at 3.1 trillion operations a second, 280 at 1.65."""
 UNPACK_ROWS = 64
 """From so many rows on, four-bit weights are unpacked for a bf16 product: the kernel for few reads them once a row."""
 UNPACKED_TILES = 8
@@ -39,7 +39,7 @@ def eight_bits(
 ) -> Float[Tensor, "M N"]:
     """The product x W^T of an arranged weight with the step `scale` of each row, for x in levels per token.
 
-    zeros: int32 (N,), what the kernel wants for weights without offsets.
+    zeros: int32 (N,), what oneDNN wants for weights without offsets.
     """
     x = x.float() if x.dtype == torch.float16 else x  # the kernels answer in float32 or bfloat16
     if not weight.is_mkldnn:

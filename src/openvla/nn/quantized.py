@@ -1,4 +1,4 @@
-"""Linear layers whose weights are held in 8 or 4 bits, on the kernels that come with torch.
+"""Linear layers whose weights are held in 8 or 4 bits, on kernels of torch and of ours.
 
     int8   one scale per output row; the input is quantised per token at each call, products are summed exactly in int32
     int4   16 levels per group of 64 weights of a row; the input stays as it is
@@ -124,8 +124,8 @@ class Int4Linear(QuantizedLinear):
     """Four bits a weight, `level - 8` times the group's step plus the group's offset.
 
     Two rows of a tile of 64, d and d + 32, share a byte, and columns follow each other (R / 64, L, 32): the order of
-    the AVX-512 kernel, so that a saved file can be mapped and used as it is. Rows and columns are filled up with zeros.
-    GPUs and processors with AMX have orders of their own (`nibbles`).
+    torch's AVX-512 kernel, which uses a mapped file as it is. Rows and columns are filled up with zeros. GPUs and
+    processors with AMX have orders of their own (`nibbles`).
     """
 
     bits = 4 + 32 / GROUP

@@ -140,6 +140,7 @@ void attend(const Attention& a, int64_t batch, int64_t head, int64_t first, cons
     transpose(r);
     for (int64_t i = 0; i < ROWS; ++i) _mm512_store_si512(queries + (line * ROWS + i) * LINE, r[i]);
   }
+  stand();
   const int64_t seen = a.causal ? std::min(a.s, first + ROWS + a.s - a.t) : a.s;
   const int64_t count = (seen + KEYS - 1) / KEYS * KEYS;
   for (int64_t key = 0; key < count; key += 2 * ROWS) {
@@ -159,6 +160,7 @@ void attend(const Attention& a, int64_t batch, int64_t head, int64_t first, cons
   allowed(a, batch, first, count, may);
   alignas(64) float total[ROWS];
   _mm512_store_ps(total, soften(scores, count, may, 1 / std::sqrt(float(a.d))));
+  stand();
   const char* probabilities = reinterpret_cast<const char*>(scores);
   for (int64_t part = 0; part < a.depth(); part += 2) {
     const bool two = part + 1 < a.depth();

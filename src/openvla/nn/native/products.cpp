@@ -140,6 +140,7 @@ void unpack(const Product& p, int64_t n, int64_t line, int64_t count, char* out)
 void stage(const Product& p, int64_t n, int64_t line, int64_t count, char* out) {
   if (p.kind == INT4) unpack(p, n, line, count, out);
   else copy(p, n, line, count, out);
+  stand();
 }
 
 // Sums of 32 rows of W (two tiles) and 16 rows of x to y.
@@ -327,7 +328,7 @@ void multiply(const Product& p, int threads) {
     char* staged = for_staged.of(SIDE * LINE * DEPTH);
     char* sums = for_sums.of(size_t(part / SIDE * ((tiles + 1) / 2) * 4 * TILE));
     configure(p.column_bytes());
-if (tiles == 1) {  // each thread reads W in one stream
+    if (tiles == 1) {  // each thread reads W in one stream
 #pragma omp for schedule(static)
       for (int64_t n = 0; n < p.n; n += SIDE) few<INTEGER>(p, packed, x_steps, n, staged);
     } else {

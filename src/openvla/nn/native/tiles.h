@@ -16,6 +16,9 @@ struct alignas(64) TileShapes {
   uint8_t rows[16] = {};
 };
 
+// What was stored before stands in memory for the tile loads behind: compilers do not know that they read it.
+inline void stand() { asm volatile("" ::: "memory"); }
+
 // Registers 0 to 3 hold sums, 4 and 5 W, 6 and 7 x.
 inline void configure(int64_t column_bytes) {
   TileShapes shapes;
@@ -23,6 +26,7 @@ inline void configure(int64_t column_bytes) {
     shapes.rows[i] = ROWS;
     shapes.bytes[i] = uint16_t(i == 4 || i == 5 ? LINE : column_bytes);
   }
+  stand();
   _tile_loadconfig(&shapes);
 }
 
