@@ -32,6 +32,8 @@ struct Attention {
   int64_t lines() const { return (2 * d + LINE - 1) / LINE; }
   int64_t slots() const { return (s + KEYS - 1) / KEYS * KEYS; }
   int64_t depth() const { return (d + ROWS - 1) / ROWS; }
+  // Keys from the first on that are multiplied where they lie: few queries do not repay a copy.
+  int64_t in_place() const { return t <= ROWS && 2 * d % LINE == 0 ? s / KEYS * KEYS : 0; }
 };
 
 // The keys up to the last one that any query of this row may look at.
@@ -54,10 +56,10 @@ struct Lines {
   }
 };
 
-// All keys of a head as tiles of 16 keys, line after line.
+// The keys of a head as tiles of 16 keys, line after line.
 void stage_keys(const Attention& a, const bf16* k, char* out) {
   const Lines lines(a.d);
-  for (int64_t key = 0; key < a.slots(); ++key) {
+  for (int64_t key = a.in_place(); key < a.slots(); ++key) {
     char* to = out + (key / ROWS * a.lines() * ROWS + key % ROWS) * LINE;
     const bf16* from = k + std::min(key, a.s - 1) * a.k.token;  // what stands behind the last key is never looked at
     for (int64_t line = 0; line < a.lines(); ++line) _mm512_store_si512(to + line * TILE, lines.at(from, line));
@@ -143,15 +145,19 @@ void attend(const Attention& a, int64_t batch, int64_t head, int64_t first, cons
   stand();
   const int64_t seen = a.causal ? std::min(a.s, first + ROWS + a.s - a.t) : a.s;
   const int64_t count = (seen + KEYS - 1) / KEYS * KEYS;
-  for (int64_t key = 0; key < count; key += 2 * ROWS) {
-    const char* from = keys + key / ROWS * a.lines() * TILE;
+  const bf16* k = a.k.at + batch * a.k.batch + head / (a.heads / a.groups) * a.k.head;
+  for (int64_t key = 0; key < count; key += KEYS) {
+    const bool there = key < a.in_place();
+    const char* from = there ? reinterpret_cast<const char*>(k + key * a.k.token) : keys + key / ROWS * a.lines() * TILE;
+    const int64_t row = there ? 2 * a.k.token : LINE, step = there ? LINE : TILE;
+    const char* second = from + (there ? ROWS * row : a.lines() * TILE);
     _tile_zero(0);
     _tile_zero(1);
     for (int64_t line = 0; line < a.lines(); ++line) {
       _tile_loadd(6, queries + line * TILE, LINE);
-      _tile_loadd(4, from + line * TILE, LINE);
+      _tile_loadd(4, from + line * step, row);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(5, from + (a.lines() + line) * TILE, LINE);
+      _tile_loadd(5, second + line * step, row);
       _tile_dpbf16ps(1, 5, 6);
     }
     _tile_stored(0, scores + key * ROWS, LINE);
