@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from openvla.nn import amx
 from openvla.nn.cpu_kernels import (
     INT8_ROWS,
     UNPACK_ROWS,
@@ -19,17 +18,8 @@ from openvla.nn.cpu_kernels import (
 from openvla.nn.nibbles import TILE, deinterleave
 from openvla.nn.quantized import Int4Linear, Int8Linear, QuantizedLinear
 
+pytestmark = pytest.mark.usefixtures("way")
 torch_only = pytest.mark.parametrize("way", ["torch"], indirect=True)
-
-
-@pytest.fixture(params=["amx", "torch"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The kernels of a CPU that layers go through: ours, where this machine has them, and those of torch."""
-    if request.param == "torch":
-        monkeypatch.setattr(amx, "available", lambda: False)
-    elif not amx.available():
-        pytest.skip("needs a processor with AMX and a compiler")
-    return request.param
 
 
 def random(*shape: int) -> Tensor:

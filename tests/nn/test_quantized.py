@@ -8,7 +8,7 @@ from torch import Tensor
 
 import openvla.nn
 from openvla.errors import UsageError
-from openvla.nn import amx, quantized
+from openvla.nn import quantized
 from openvla.nn.cpu_kernels import per_token_int8
 from openvla.nn.nibbles import BLOCKS, ROWS, Order, by_block, by_row, by_tile, deinterleave, interleave, steps_by_block
 from openvla.nn.quantized import (
@@ -26,18 +26,9 @@ from openvla.nn.quantized import (
 SHAPES = [(64, 64), (96, 48), (688, 256), (48, 688), (1, 7)]
 CPU_KINDS = [Int8Linear, Int4Linear]
 
+pytestmark = pytest.mark.usefixtures("way")
 torch_only = pytest.mark.parametrize("way", ["torch"], indirect=True)
 """Also for what goes through no layer: once is enough, and it runs on any machine."""
-
-
-@pytest.fixture(params=["amx", "torch"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The kernels of a CPU that layers go through: ours, where this machine has them, and those of torch."""
-    if request.param == "torch":
-        monkeypatch.setattr(amx, "available", lambda: False)
-    elif not amx.available():
-        pytest.skip("needs a processor with AMX and a compiler")
-    return request.param
 
 
 def random(*shape: int) -> Tensor:

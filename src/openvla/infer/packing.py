@@ -122,14 +122,8 @@ def pack(
     for module, name, parameter in plain_parameters(packed):
         found = placed(parameter, device, dtype)
         setattr(module, name, nn.Parameter(settled(found) if consume else found, requires_grad=False))
-    accelerate(packed)
+    amx.with_amx(packed)
     return packed
-
-
-def accelerate(model: OpenVLA) -> None:
-    """Give what is not quantised to the fastest kernels of this machine."""
-    if amx.available():
-        amx.with_amx(model)
 
 
 def rearrange(model: OpenVLA, make: Maker) -> OpenVLA:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from openvla.codec.codec import Codec
 from openvla.errors import CheckpointError, lookup
 from openvla.files import new_directory, write_text
-from openvla.infer.packing import accelerate, placed, plain_parameters, rearrange, release, settled
+from openvla.infer.packing import placed, plain_parameters, rearrange, release, settled
 from openvla.model.checkpoint import Checkpoint
 from openvla.model.lazy import LazyTensor, MadeTensor
 from openvla.model.locate import CONFIG
@@ -26,6 +26,7 @@ from openvla.model.published import read_model_config
 from openvla.model.safetensors_file import read_safetensors, write_safetensors
 from openvla.model.source import QUANTIZATION, empty_model, stored_precision
 from openvla.model.weights import WEIGHTS
+from openvla.nn import amx
 from openvla.nn.quantized import PRECISIONS, QuantizedLinear
 
 
@@ -73,7 +74,7 @@ def load_stored(directory: Path, config: dict[str, Any], device: torch.device, d
     if tensors:
         name = next(iter(tensors))
         raise CheckpointError(f"{directory} holds the tensor {name!r} that its config.json has no place for")
-    accelerate(model)
+    amx.with_amx(model)
     return Checkpoint(model, Codec.load(directory), config)
 
 

@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,31 +45,30 @@ def available() -> bool:
     return _library() is not None
 
 
-def applies(*tensors: Tensor) -> bool:
+def applies(*tensors: Tensor | None) -> bool:
     """Whether the kernels take these: in bfloat16 on this processor, where no gradient is wanted."""
-    return (
-        all(each.dtype == torch.bfloat16 and each.device.type == "cpu" and not each.requires_grad for each in tensors)
-        and available()
-    )
+    there = [each for each in tensors if each is not None]
+    fits = all(each.device.type == "cpu" and not each.requires_grad for each in there)
+    return fits and _halves(there) and available()
 
 
 def plain(
     x: Float[Tensor, "*B K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None = None
 ) -> Float[Tensor, "*B N"]:
     """The product x W^T + b in bfloat16."""
-    return _product(BF16, x, weight, len(weight), bias=bias)
+    return _product(BF16, x, weight, bias=bias)
 
 
 def eight_bits(x: Float[Tensor, "M K"], weight: Int8[Tensor, "N K"], scale: Float[Tensor, "N"]) -> Float[Tensor, "M N"]:
     """The product of x in levels per token, in its type (bfloat16 or float32); scale: the step of each row of W."""
-    return _product(INT8, x, weight, len(weight), scale=scale)
+    return _product(INT8, x, weight, scale=scale)
 
 
 def four_bits(
     x: Float[Tensor, "M L"], levels: UInt8[Tensor, "R H"], steps: Float[Tensor, "R G 2"]
 ) -> Float[Tensor, "M R"]:
     """The product in bfloat16; levels and steps in the order `nibbles.BLOCKS`."""
-    return _product(INT4, x, levels, len(levels), steps=steps)
+    return _product(INT4, x, levels, steps=steps)
 
 
 def on_large_pages(weight: Tensor) -> Tensor:
@@ -98,12 +98,10 @@ class AmxLinear(nn.Linear):
 
 
 def with_amx(model: nn.Module) -> None:
-    """Give the linear layers of `model` to the kernels, where they lie on this processor in bfloat16."""
+    """Give the linear layers of `model` to the kernels, where these apply; they are for inference from then on."""
     for parent in model.modules():
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and all(
-                each.dtype == torch.bfloat16 and each.device.type == "cpu" for each in child.parameters()
-            ):
+            if type(child) is nn.Linear and applies(*(each.detach() for each in child.parameters())):
                 parent.register_module(name, AmxLinear(child))
 
 
@@ -167,7 +165,7 @@ def attention(
 
 def _normed(x: Tensor, add: Tensor | None, *gains: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """What a norm reads and writes."""
-    _check(all(each.dtype == torch.bfloat16 for each in (x, add, *gains) if each is not None))
+    _check(_halves((x, add, *gains)))
     x = x.contiguous()
     if add is None:
         return x, None, x, torch.empty_like(x)
@@ -178,18 +176,22 @@ def _product(
     kind: int,
     x: Tensor,
     weight: Tensor,
-    rows: int,
     scale: Tensor | None = None,
     steps: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    halves = [each for each in (steps, bias) if each is not None] + [x] * (kind != INT8 or x.dtype != torch.float32)
-    _check(weight.is_contiguous() and all(each.dtype == torch.bfloat16 for each in halves))
+    wide = kind == INT8 and x.dtype == torch.float32
+    _check(weight.is_contiguous() and _halves((None if wide else x, steps, bias)))
     x, columns = x.contiguous(), x.shape[-1]
-    y = x.new_empty(*x.shape[:-1], rows)
-    sizes = (kind, int(x.dtype == torch.float32), x.numel() // columns, rows, columns)
+    y = x.new_empty(*x.shape[:-1], len(weight))
+    sizes = (kind, int(wide), x.numel() // columns, len(weight), columns)
     _call("linear", *sizes, x, weight, scale, steps, bias, y)
     return y
+
+
+def _halves(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether those that are there are in bfloat16."""
+    return all(each is None or each.dtype == torch.bfloat16 for each in tensors)
 
 
 def _check(fits: bool) -> None:

@@ -171,7 +171,7 @@ class Int4Linear(QuantizedLinear):
 
     def product(self, x: Float[Tensor, "M K"]) -> Float[Tensor, "M N"]:
         padded = widened(x, self.levels.shape[1] * 2).bfloat16()
-        if self.levels.device.type == "cuda":
+        if self._order is ROWS:
             gpu = gpu_kernels()
             few = len(x) <= gpu.ROWS
             y = (

@@ -68,9 +68,6 @@ void stage_keys(const Attention& a, const bf16* k, char* out) {
 
 // All values of a head as tiles of 16 pairs of keys and 16 channels.
 void stage_values(const Attention& a, const bf16* v, char* out) {
-  alignas(64) static constexpr uint16_t BY_TURNS[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                        8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-  const __m512i order = _mm512_load_si512(BY_TURNS);
   const __mmask16 rest = first_words(a.d - (a.depth() - 1) * ROWS);
   for (int64_t pair = 0; pair < a.slots() / 2; ++pair) {
     char* to = out + (pair / ROWS * a.depth() * ROWS + pair % ROWS) * LINE;
@@ -78,9 +75,10 @@ void stage_values(const Attention& a, const bf16* v, char* out) {
     const bf16* odd = v + std::min(2 * pair + 1, a.s - 1) * a.v.token;
     for (int64_t part = 0; part < a.depth(); ++part) {
       const __mmask16 some = part + 1 < a.depth() ? 0xffff : rest;
-      const __m512i first = _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(some, even + part * ROWS));
-      const __m512i second = _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(some, odd + part * ROWS));
-      _mm512_store_si512(to + part * TILE, _mm512_permutex2var_epi16(first, order, second));
+      const __m256i first = _mm256_maskz_loadu_epi16(some, even + part * ROWS);
+      const __m256i second = _mm256_maskz_loadu_epi16(some, odd + part * ROWS);
+      const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+      _mm512_store_si512(to + part * TILE, by_turns(both));
     }
   }
 }
@@ -100,9 +98,6 @@ void allowed(const Attention& a, int64_t batch, int64_t first, int64_t keys, uin
 
 // Scores of 16 queries (keys, 16) in place to probabilities times their sum, as tiles of 16 queries and 32 keys.
 __m512 soften(float* scores, int64_t keys, const uint16_t* may, float scale) {
-  alignas(64) static constexpr uint16_t BY_TURNS[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i order = _mm512_load_si512(BY_TURNS);
   __m512 top = _mm512_set1_ps(-std::numeric_limits<float>::infinity()), sum = _mm512_setzero_ps();
   for (int64_t key = 0; key < keys; ++key) {
     const __m512 score = _mm512_load_ps(scores + key * ROWS);
@@ -120,7 +115,7 @@ __m512 soften(float* scores, int64_t keys, const uint16_t* may, float scale) {
         p[i] = _mm512_maskz_mov_ps(may[key], exponential(below));
         sum = _mm512_add_ps(sum, p[i]);
       }
-      pairs[pair] = _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(p[1], p[0])));
+      pairs[pair] = by_turns(reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(p[1], p[0])));
     }
     transpose(pairs);
     char* out = reinterpret_cast<char*>(scores) + first / KEYS * TILE;  // behind what is still to be read

@@ -76,14 +76,12 @@ int64_t place(const Product& p, int64_t tile, int64_t line) {
 
 // One line of 16 rows of x, transposed. Columns of four bits are taken as d, 16 + d, which is how they share a word.
 void pack(const Product& p, const char* rows, int64_t tile, int64_t line, char* out) {
-  alignas(64) static constexpr uint16_t PAIRS[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __mmask64 some = first_bytes(p.row_bytes() - line * LINE);
   __m512i r[ROWS];
   for (int64_t i = 0; i < ROWS; ++i) {
     const int64_t row = tile * ROWS + i;
     r[i] = row < p.m ? _mm512_maskz_loadu_epi8(some, rows + row * p.row_bytes() + line * LINE) : _mm512_setzero_si512();
-    if (p.kind == INT4) r[i] = _mm512_permutexvar_epi16(_mm512_load_si512(PAIRS), r[i]);
+    if (p.kind == INT4) r[i] = by_turns(r[i]);
   }
   transpose(r);
   const int64_t bytes = p.column_bytes();

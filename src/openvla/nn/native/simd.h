@@ -33,3 +33,10 @@ inline __m512 exponential(__m512 x) {
     sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(term));
   return _mm512_scalef_ps(sum, n);
 }
+
+// The 32 half words of a register, one of the first 16 and one of the last 16 by turns.
+inline __m512i by_turns(__m512i halves) {
+  alignas(64) static constexpr uint16_t ORDER[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(ORDER), halves);
+}
